@@ -1,0 +1,206 @@
+"""The operators of the ``laser::`` namespace: what a rewritten graph calls at a site.
+
+All are functional, none returns its input, and all have fake rules: graphs with them can be traced, exported and shown.
+``x`` is (..., D), flattened inside to (N, D); ``q`` is (D, k) float32; thresholds are 0-d float32. Bases and
+measurements are constants for autograd. Autocast is off inside: the dtypes of a graph are those it was captured with.
+
+>>> x, q = torch.eye(4), torch.eye(4)[:, :3].contiguous()
+>>> _, measured, tracked = torch.ops.laser.track(x, q, torch.tensor(0.7))
+>>> measured.item(), tracked.item()
+(0.75, 0.0)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from laser_fx import subspace
+
+__all__ = ["EXACT", "FIDELITY", "RANK", "RESET", "TRACKED", "linear", "lowrank_linear", "reset", "spectrum", "track"]
+
+FIDELITY, RANK, TRACKED, RESET, EXACT = range(5)
+"""Positions in the ``stats`` that `reset` returns."""
+
+
+def _autocast_off(x: Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, enabled=False)
+
+
+@torch.library.custom_op("laser::track", mutates_args=())
+def track(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Measure a basis; below the threshold make one power iteration and measure again.
+
+    Returns:
+        The basis (D, k), its fidelity (0-d), and 1.0 where an iteration was made, else 0.0 (0-d), all float32.
+    """
+    with _autocast_off(x):
+        at_hand = subspace.fidelity(x, q)
+        if bool(at_hand >= threshold):
+            return q.clone(), at_hand, torch.zeros_like(at_hand)
+        following = subspace.track(x, q)
+        return following, subspace.fidelity(x, following), torch.ones_like(at_hand)
+
+
+@torch.library.custom_op("laser::reset", mutates_args=())
+def reset(
+    x: Tensor, q: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keep a basis that meets the threshold; else make a fresh one with the randomised range finder.
+
+    Args:
+        fidelity: fidelity of ``q``, as `track` measured it.
+        tracked: `track`'s flag, passed on into the statistics.
+        sketch: (D, k) Gaussian constant.
+
+    Returns:
+        The basis (D, k), and stats (5,) float32: fidelity of the returned basis, the least number of its columns that
+        reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is still below, or NaN.
+    """
+    with _autocast_off(x):
+        kept = bool(fidelity >= threshold)
+        following = q.clone() if kept else subspace.range_finder(x, sketch)
+        measured, energies, total = subspace.measure(x, following)
+        if kept:
+            measured = fidelity
+        rank = subspace.needed_rank(energies, total, threshold)
+        flags = torch.stack([tracked, torch.full_like(tracked, float(not kept)), (~(measured >= threshold)).to(rank)])
+        return following, torch.cat([torch.stack([measured, rank]), flags])
+
+
+@torch.library.custom_op("laser::lowrank_linear", mutates_args=())
+def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> Tensor:
+    """``(XQ)(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``x``.
+
+    Args:
+        weight: (F, D).
+        bias: (F,) or ``None``.
+    """
+    with _autocast_off(x):
+        if _is_exact(stats):
+            return F.linear(x, weight, bias)
+        y = (subspace.project(x, q) @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
+        return (y if bias is None else y + bias.to(q)).to(x.dtype)
+
+
+@torch.library.custom_op("laser::linear", mutates_args=())
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> tuple[Tensor, Tensor]:
+    """A linear whose backward keeps ``Z = XQ`` instead of ``X``.
+
+    Forward is exact, bitwise ``F.linear``. Backward: ``grad_X = dY W`` and ``grad_b = Σ dY`` exactly,
+    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Where ``stats`` says exact, X itself is kept and grad_W is exact.
+
+    Returns:
+        y (..., F), and z (N, k) in the dtype of ``x``; z has no rows where X was kept (the fake rule always
+        gives N rows).
+    """
+    with _autocast_off(x):
+        z = q.new_empty(0, q.shape[1]) if _is_exact(stats) else subspace.project(x, q)
+        return F.linear(x, weight, bias), z.to(x.dtype)
+
+
+@torch.library.custom_op("laser::spectrum", mutates_args=())
+def spectrum(x: Tensor) -> Tensor:
+    """Singular values of the flattened X, descending and zero-padded: (D,) float32. For measurement only."""
+    with _autocast_off(x):
+        return subspace.spectrum(x)
+
+
+def _is_exact(stats: Tensor) -> bool:
+    return bool(stats[EXACT] != 0)
+
+
+@track.register_fake
+def _(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(()), q.new_empty(())
+
+
+@reset.register_fake
+def _(
+    x: Tensor, q: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(5)
+
+
+@lowrank_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x.reshape(-1, x.shape[-1]).shape[0]
+    return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(rows, q.shape[1])
+
+
+@spectrum.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[-1], dtype=torch.float32)
+
+
+def _constant(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+    ctx.inputs = len(inputs)
+
+
+def _no_gradient(ctx: Any, *_: Any) -> Any:
+    return (None,) * ctx.inputs
+
+
+for _operator in (track, reset, spectrum):
+    _operator.register_autograd(_no_gradient, setup_context=_constant)
+
+
+def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, q, _ = inputs
+    z = output[1]
+    ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
+    ctx.mark_non_differentiable(z)
+    ctx.save_for_backward(x if ctx.exact else z, weight, q)
+
+
+def _linear_backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    kept, weight, q = ctx.saved_tensors
+    with _autocast_off(grad_y):
+        wanted = ctx.needs_input_grad
+        grad_x = grad_y @ weight if wanted[0] else None
+        grad_weight = _grad_weight(grad_y, kept, weight, None if ctx.exact else q) if wanted[1] else None
+        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None
+
+
+linear.register_autograd(_linear_backward, setup_context=_keep_coefficients)
+
+
+def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, q, stats = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, q, stats)
+
+
+def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, q, stats = ctx.saved_tensors
+    with _autocast_off(grad_y):
+        exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
+        projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
+        grad_x = torch.where(exact, grad_y @ weight, projected)
+        coefficients = _grad_weight(grad_y, subspace.project(x, q), weight, q)
+        grad_weight = torch.where(exact, _grad_weight(grad_y, x, weight, None), coefficients)
+        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None
+
+
+lowrank_linear.register_autograd(_lowrank_backward, setup_context=_keep_input)
+
+
+def _grad_weight(grad_y: Tensor, kept: Tensor, weight: Tensor, q: Tensor | None) -> Tensor:
+    """``dYᵀX``, or ``(dYᵀZ)Qᵀ`` where ``kept`` is Z; products accumulate in float32."""
+    flat = grad_y.reshape(-1, grad_y.shape[-1])
+    if q is None:
+        return flat.mT @ kept.reshape(-1, kept.shape[-1])
+    return ((flat.to(q).mT @ kept.to(q)) @ q.mT).to(weight.dtype)
+
+
+def _grad_bias(ctx: Any, grad_y: Tensor) -> Tensor | None:
+    return grad_y.reshape(-1, grad_y.shape[-1]).sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
