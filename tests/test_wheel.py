@@ -33,7 +33,7 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel), cwd=home
     )
     site_packages = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home)
-    # A path line, not addsitedir: the .pth of the editable install, which leads to the checkout, is not followed.
+    # A plain path: the .pth in it of the editable install, which leads to the checkout, is not followed.
     Path(site_packages, "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return python
 

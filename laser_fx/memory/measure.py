@@ -1,0 +1,145 @@
+"""Measuring a call: the bytes that it holds for backward, and its floating-point operations."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from laser_fx import ops
+
+__all__ = ["flops", "saved_bytes"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A tensor that autograd holds: it lives as long as the graph that saved it."""
+
+    tensor: Tensor
+
+
+def saved_bytes(fn: Callable[[], object], *, exclude: Iterable[Tensor] = ()) -> int:
+    """Bytes that the graph of ``fn()`` holds for backward when the call has returned.
+
+    Storages are counted, each once: views of one storage, and a tensor that two operations save, cost it once. What
+    was saved but is freed by the end of the call is not counted. Parameters are not counted, nor are views of them.
+
+    Args:
+        fn: one forward call. What it returns is kept until the bytes are counted, so it must return what
+            backward starts from.
+        exclude: other tensors that live anyway, for example the model's buffers and inputs.
+
+    Returns:
+        Bytes; 0 where gradients are off.
+
+    >>> weight = torch.nn.Parameter(torch.ones(8, 8))
+    >>> x = torch.ones(4, 8)
+    >>> saved_bytes(lambda: (x @ weight).exp())  # x for the product, the result for exp: 4 · 8 · 4 bytes each
+    256
+    """
+    held: weakref.WeakSet[_Held] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> _Held:
+        kept = _Held(tensor.detach())  # an operation's own result would keep that operation alive for ever
+        if not _is_parameter(tensor):
+            held.add(kept)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        result = fn()
+    excluded = {_address(tensor) for tensor in exclude}
+    storages = {_address(kept.tensor): kept.tensor.untyped_storage().nbytes() for kept in held}
+    del result  # it kept the graph, and so the storages, alive: no two of them share an address
+    return sum(size for address, size in storages.items() if address not in excluded)
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
+
+
+def _address(tensor: Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()
+
+
+def flops(fn: Callable[[], object]) -> int:
+    """Floating-point operations of ``fn()``: matrix products, convolutions and attention, two for each multiply-add.
+
+    The operators of ``laser::`` count what they did in this call: a basis that was kept costs its measurement alone,
+    one that was tracked or reset its products and orthonormalisation too.
+
+    >>> a, b = torch.ones(4, 8), torch.ones(8, 2)
+    >>> flops(lambda: a @ b)
+    128
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    with counter:
+        fn()
+    return counter.get_total_flops()
+
+
+def _track(x: Tensor, q: Tensor, threshold: Tensor, out_val: tuple[Tensor, ...]) -> int:
+    measured = _measure(x, q)
+    return measured if not out_val[2].item() else 2 * measured + _power_iteration(x, q)
+
+
+def _reset(x: Tensor, q: Tensor, *_: Tensor, out_val: tuple[Tensor, Tensor]) -> int:
+    return _measure(x, q) + (2 * _power_iteration(x, q) if out_val[1][ops.RESET].item() else 0)
+
+
+def _lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor, out_val: Tensor) -> int:
+    if stats[ops.EXACT].item():
+        return _product(_rows(x), *weight.shape)
+    outputs, features = weight.shape
+    rank = q.shape[1]
+    return _product(_rows(x), features, rank) + _product(outputs, features, rank) + _product(_rows(x), rank, outputs)
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor, out_val: tuple[Tensor, Tensor]
+) -> int:
+    projected = 0 if stats[ops.EXACT].item() else _product(_rows(x), *q.shape)
+    return _product(_rows(x), *weight.shape) + projected
+
+
+def _attention_on_cpu(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val: Any, **__: Any) -> int:
+    count: int = sdpa_flop_count(query.shape, key.shape, value.shape)
+    return count
+
+
+def _measure(x: Tensor, q: Tensor) -> int:
+    """``XQ``, and the check that ``QᵀQ = I``."""
+    return _product(_rows(x), *q.shape) + _product(q.shape[1], *q.shape)
+
+
+def _power_iteration(x: Tensor, q: Tensor) -> int:
+    """``Xᵀ(XQ)`` and its QR with Q formed: 4 D k²."""
+    return 2 * _product(_rows(x), *q.shape) + 2 * _product(q.shape[1], *q.shape)
+
+
+def _product(n: int, d: int, k: int) -> int:
+    return 2 * n * d * k
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]
+
+
+def _on_tensors(formula: Callable[..., int]) -> Callable[..., int]:
+    """Marks a formula that reads the values of tensors: what torch passes otherwise are shapes."""
+    formula._get_raw = True  # type: ignore[attr-defined]
+    return formula
+
+
+_FORMULAS = {
+    torch.ops.laser.track: _on_tensors(_track),
+    torch.ops.laser.reset: _on_tensors(_reset),
+    torch.ops.laser.lowrank_linear: _on_tensors(_lowrank_linear),
+    torch.ops.laser.linear: _on_tensors(_linear),
+    # torch has formulas for attention on CUDA alone.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _on_tensors(_attention_on_cpu),
+}
