@@ -1,0 +1,439 @@
+"""Model and example inputs to one flat ATen graph, its weights as placeholders.
+
+The model is wrapped so that the tracer sees flat tensors: pytrees are taken apart and put together here, which lets any
+dataclass, dict or tuple be an input or an output. Regions that the model runs under `torch.no_grad` are inlined, and every
+node says in ``meta["grad_enabled"]`` under which mode it was captured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import getitem as _getitem
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from laser_fx.errors import CaptureError, InputError, NonFiniteError
+
+__all__ = ["Call", "Captured", "capture", "check_finite", "flatten_call"]
+
+GRAD_ENABLED = "grad_enabled"
+_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
+ASSERTIONS = frozenset(
+    {
+        torch.ops.aten._assert_tensor_metadata.default,
+        torch.ops.aten._assert_scalar.default,
+        torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+)
+_MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call, flat.
+
+    Args:
+        tensors: tensor leaves, in pytree order.
+        names: a readable name for each: ``carry.inner_carry.z_H``, ``batch.inputs``.
+        constants: position and value of each leaf that is no tensor; a graph has them burnt in.
+        spec: the tree they came from.
+    """
+
+    tensors: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    constants: tuple[tuple[int, Any], ...]
+    spec: pytree.TreeSpec
+
+    def rebuild(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) with these tensors in the places of the original ones."""
+        fixed, remaining = dict(self.constants), iter(tensors)
+        count = len(fixed) + len(self.tensors)
+        leaves = [fixed[i] if i in fixed else next(remaining) for i in range(count)]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return args, kwargs
+
+    def shared_batch(self) -> int | None:
+        """The leading size that most tensor leaves share, the first leaf's on a tie; None without tensors."""
+        sizes = Counter(t.shape[0] for t in self.tensors if t.ndim)
+        return max(sizes, key=lambda size: sizes[size]) if sizes else None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One forward call as a graph.
+
+    Args:
+        graph_module: placeholders are weights, buffers and constants, then tensor inputs; returns a flat tuple.
+        states: placeholder → name of the parameter or buffer in the model's state.
+        constants: placeholder → tensor that the model's code made.
+        inputs: placeholders of the tensor inputs, in order.
+        call: the example call; its leading sizes are doubled where the caller gave a batch of one.
+        guards: whether the graph holds for the captured sizes only, though a dimension looks dynamic.
+        output_leaves: for each output leaf an index into the graph's outputs, or a constant.
+        output_spec: the tree of the model's output.
+        mutations: names of buffers that the leading outputs are copied back into.
+        grad_enabled: whether gradients were on.
+    """
+
+    graph_module: fx.GraphModule
+    states: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    call: Call
+    guards: tuple[str, ...]
+    output_leaves: tuple[tuple[int | None, Any], ...]
+    output_names: tuple[str, ...]
+    output_spec: pytree.TreeSpec
+    mutations: tuple[str, ...]
+    grad_enabled: bool
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the shared leading dimension is free."""
+        return any(isinstance(size, torch.SymInt) for val in self.input_values() for size in val.shape)
+
+    def input_values(self) -> tuple[Tensor, ...]:
+        """The fake tensors of the inputs; a free dimension is a SymInt."""
+        by_name = {node.name: node.meta["val"] for node in self.graph_module.graph.nodes if node.op == "placeholder"}
+        return tuple(by_name[name] for name in self.inputs)
+
+    def accepts(self, call: Call) -> bool:
+        """Whether this graph answers that call: same tree and constants, dtypes, devices, and sizes it was captured for."""
+        if call.spec != self.call.spec or call.constants != self.call.constants:
+            return False
+        bound: dict[str, int] = {}
+        return all(
+            self._accepts_tensor(actual, value, example, bound)
+            for actual, value, example in zip(call.tensors, self.input_values(), self.call.tensors, strict=True)
+        )
+
+    def _accepts_tensor(self, actual: Tensor, value: Tensor, example: Tensor, bound: dict[str, int]) -> bool:
+        if (actual.dtype, actual.device, actual.ndim) != (example.dtype, example.device, example.ndim):
+            return False
+        for size, captured, exact in zip(actual.shape, value.shape, example.shape, strict=True):
+            free = isinstance(captured, torch.SymInt) and not self.guards
+            # 0 and 1 are specialised by torch: a graph of a free size is known to hold from 2 on.
+            if not free and size != exact:
+                return False
+            if free and (size < 2 or bound.setdefault(str(captured), size) != size):
+                return False
+        return True
+
+    def rebuild_outputs(self, values: Sequence[Any]) -> Any:
+        """The model's output, from the graph's outputs with the mutated buffers taken off."""
+        leaves = [constant if index is None else values[index] for index, constant in self.output_leaves]
+        return pytree.tree_unflatten(leaves, self.output_spec)
+
+
+class _OutputTree:
+    """The tree of the model's output, noted while it is traced."""
+
+    spec: pytree.TreeSpec
+    leaves: tuple[tuple[int | None, Any], ...]
+    names: tuple[str, ...]
+
+    def flatten(self, result: Any) -> tuple[Tensor, ...]:
+        paths, self.spec = pytree.tree_flatten_with_path(result)
+        tensors = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor)]
+        position = iter(range(len(tensors)))
+        self.leaves = tuple((next(position), None) if isinstance(x, Tensor) else (None, x) for _, x in paths)
+        self.names = tuple(_path_name(path) or "output" for path, _ in tensors)
+        return tuple(leaf for _, leaf in tensors)
+
+
+class _Flat(nn.Module):
+    """The model behind flat tensor inputs and outputs."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.model = model
+        self._call = call
+        # torch.export restores a module's attributes after tracing, so the tree is noted in an object beside it.
+        self.outputs = _OutputTree()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = self._call.rebuild(tensors)
+        result = self.model(*args, **kwargs)
+        _register_dataclasses(result)
+        return self.outputs.flatten(result)
+
+
+def flatten_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()) -> Call:
+    """Take a call apart. ``parameters`` are the names of the positional arguments, for readable leaf names.
+
+    >>> call = flatten_call((torch.ones(2, 3),), {"scale": 2.0}, ("x",))
+    >>> call.names, call.constants
+    (('x',), ((1, 2.0),))
+    """
+    tree = (tuple(args), dict(sorted(kwargs.items())))
+    _register_dataclasses(tree)
+    paths, spec = pytree.tree_flatten_with_path(tree)
+    tensors, names, constants = [], [], []
+    for position, (path, leaf) in enumerate(paths):
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+            names.append(_argument_name(path, parameters))
+        else:
+            constants.append((position, leaf))
+    return Call(tuple(tensors), tuple(names), tuple(constants), spec)
+
+
+def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool = True) -> Captured:
+    """Capture one forward call of ``model`` in its present mode.
+
+    Args:
+        model: any module that `torch.export.export(strict=False)` takes.
+        call: example inputs; a leading size of one is doubled, since torch specialises it.
+        grad_enabled: whether gradients are on at the model's door.
+        dynamic: leave the shared leading dimension free.
+
+    Raises:
+        CaptureError: torch.export refuses the model; the message names the line of the model's code.
+        InputError: the model itself fails on the inputs.
+    """
+    if not call.tensors:
+        raise InputError("the call has no tensor input", where="example_inputs", fix="pass at least one tensor")
+    example = _double_single_batch(call) if dynamic else call
+    flat = _Flat(model, example)
+    exported = _export(flat, example, grad_enabled, dynamic)
+    signature = exported.graph_signature
+    states, constants, inputs = {}, {}, {}
+    readable = iter(example.names)
+    for spec in signature.input_specs:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            states[spec.arg.name] = str(spec.target).removeprefix(_MODEL + ".")
+        elif spec.kind is InputKind.USER_INPUT:
+            inputs[spec.arg.name] = "in_" + re.sub(r"\W", "_", next(readable))
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            constants[spec.arg.name] = exported.constants[str(spec.target)]
+        else:
+            raise CaptureError(
+                f"the model holds a {spec.kind.name.lower()}, which a graph cannot take", where=str(spec.target)
+            )
+    graph = _inline_grad_regions(exported.graph_module, grad_enabled, inputs)
+    graph.lint()
+    mutations = tuple(
+        str(spec.target).removeprefix(_MODEL + ".")
+        for spec in signature.output_specs
+        if spec.kind is OutputKind.BUFFER_MUTATION
+    )
+    return Captured(
+        graph_module=fx.GraphModule(_submodules_of(exported.graph_module), graph),
+        states=states,
+        constants=constants,
+        inputs=tuple(inputs.values()),
+        call=example,
+        guards=_extra_guards(exported),
+        output_leaves=flat.outputs.leaves,
+        output_names=flat.outputs.names,
+        output_spec=flat.outputs.spec,
+        mutations=mutations,
+        grad_enabled=grad_enabled,
+    )
+
+
+def check_finite(model: nn.Module, call: Call) -> None:
+    """Raise `NonFiniteError`, naming the tensor, if a weight or an input has a NaN or an infinity."""
+    states = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = [(f"weight {name}", value) for name, value in states.items()]
+    named += [(f"input {name}", value) for name, value in zip(call.names, call.tensors, strict=True)]
+    for where, value in named:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise NonFiniteError(
+                f"{bad} of {value.numel()} values are NaN or infinite",
+                where=where,
+                fix="find where they come from: a diverged training step, a division by zero, an overflow in half precision",
+            )
+
+
+def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch.export.ExportedProgram:
+    batch = call.shared_batch() if dynamic else None
+    shapes = tuple(
+        {0: torch.export.Dim.AUTO} if t.ndim and batch is not None and t.shape[0] == batch else None
+        for t in call.tensors
+    )
+    # export moves nothing, but a forward under grad mode may leave .grad-less graph state on its inputs: detach them.
+    tensors = tuple(t.detach().requires_grad_(t.requires_grad and grad_enabled) for t in call.tensors)
+    try:
+        with torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
+            if not grad_enabled and _is_mutating(exported.graph_module):
+                exported = exported.run_decompositions({})
+    except Exception as error:
+        raise _refusal(flat, call, grad_enabled, error) from error
+    return exported
+
+
+def _refusal(flat: _Flat, call: Call, grad_enabled: bool, error: Exception) -> CaptureError | InputError:
+    """Tell inputs that the model itself rejects from a model that the tracer rejects."""
+    where = _line_of_model(error)
+    try:
+        with torch.set_grad_enabled(grad_enabled):
+            flat(*call.tensors)
+    except Exception as eager:
+        return InputError(
+            f"the model fails on these inputs: {_first_line(eager)}",
+            where=_line_of_model(eager) or where,
+            fix="pass inputs that the model's forward accepts",
+        )
+    return CaptureError(
+        f"torch.export cannot trace the model as one graph: {_first_line(error)}",
+        where=where,
+        fix="remove the branch or the Python value that depends on tensor data (torch.where instead of if), or compile the"
+        " part of the model that has none",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _line_of_model(error: BaseException) -> str | None:
+    """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
+    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "capture.py"))
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = [f for f in traceback.extract_tb(seen.__traceback__) if not f.filename.startswith((*skipped, "<"))]
+        frames = [f for f in frames if f.name not in ("compile", "inspect", "_program_for", "build_program")]
+        if frames:
+            return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}"
+        seen = seen.__cause__
+    return None
+
+
+def _is_mutating(graph_module: fx.GraphModule) -> bool:
+    return any(is_mutating(node) for node in graph_module.graph.nodes)
+
+
+def is_mutating(node: fx.Node) -> bool:
+    """Whether the node writes into one of its inputs."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _double_single_batch(call: Call) -> Call:
+    if call.shared_batch() != 1:
+        return call
+    doubled = tuple(torch.cat([t, t]) if t.ndim and t.shape[0] == 1 else t for t in call.tensors)
+    return dataclasses.replace(call, tensors=doubled)
+
+
+def _extra_guards(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Guards beyond «these two sizes are equal», which shared symbols already say."""
+    guards = getattr(exported, "_guards_code", None) or ()
+    return tuple(g for g in guards if not (g.count("==") == 1 and g.count(".size()[") == 2 and "%" not in g))
+
+
+def _submodules_of(graph_module: fx.GraphModule) -> nn.Module:
+    """Only what other higher-order operators call; no parameter stands in a captured graph."""
+    root = nn.Module()
+    for name, child in graph_module.named_children():
+        root.add_module(name, child)
+    return root
+
+
+def _inline_grad_regions(graph_module: fx.GraphModule, grad_enabled: bool, names: Mapping[str, str]) -> fx.Graph:
+    """Copy the graph with `wrap_with_set_grad_enabled` regions inlined, the mode kept on each node.
+
+    ``names`` maps the tracer's names of placeholders to readable ones.
+    """
+    graph = fx.Graph()
+
+    def copy_into(source: fx.GraphModule, env: dict[fx.Node, Any], enabled: bool) -> Any:
+        for node in source.graph.nodes:
+            if node.op == "output":
+                return fx.map_arg(node.args[0], lambda n: env[n])
+            if node.op == "get_attr" and isinstance(getattr(source, str(node.target), None), fx.GraphModule):
+                env[node] = getattr(source, str(node.target))
+            elif node.target is _SET_GRAD:
+                mode, region, *arguments = node.args
+                inner = env[region] if isinstance(region, fx.Node) else region
+                holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
+                values = [env[a] if isinstance(a, fx.Node) else a for a in arguments]
+                env[node] = copy_into(inner, dict(zip(holders, values, strict=True)), bool(mode))
+            elif node.op == "call_function" and node.target is _getitem and not isinstance(env[node.args[0]], fx.Node):
+                env[node] = env[node.args[0]][node.args[1]]
+            elif node not in env:
+                env[node] = _copy_node(graph, node, env, names)
+                env[node].meta[GRAD_ENABLED] = enabled
+        raise CaptureError("the traced graph returns nothing", where=type(source).__name__)
+
+    graph.output(copy_into(graph_module, {}, grad_enabled))
+    _drop_dead(graph)
+    return graph
+
+
+def _drop_dead(graph: fx.Graph) -> None:
+    """Drop assertions, which hold for what is captured, and what nothing reads; random draws stay."""
+    for node in reversed(graph.nodes):
+        if node.target in ASSERTIONS:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _copy_node(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any], names: Mapping[str, str]) -> fx.Node:
+    opaque = [a for a in node.all_input_nodes if isinstance(env.get(a), fx.GraphModule)]
+    if opaque:
+        raise CaptureError(
+            f"the model uses {node.target}, whose inner graph laser-fx does not look into",
+            where=node.stack_trace,
+            fix="move the context manager or control-flow operator outside of the model",
+        )
+    copied = graph.node_copy(node, lambda n: env[n])
+    if node.op == "placeholder":
+        copied.name = copied.target = names.get(node.name, node.name)
+    return copied
+
+
+def _register_dataclasses(tree: Any) -> None:
+    """Register every unregistered dataclass in ``tree`` as a pytree, once, so that its tensors are seen."""
+    for value in _walk(tree):
+        if dataclasses.is_dataclass(value) and type(value) not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(type(value))
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    yield value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for entry in dataclasses.fields(value):
+            yield from _walk(getattr(value, entry.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _walk(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _walk(item)
+
+
+def _argument_name(path: tuple[Any, ...], parameters: Sequence[str]) -> str:
+    """Name of an input leaf: the argument's own name, then the path inside it."""
+    kind, first, *rest = path
+    if kind.idx == 0:
+        head = parameters[first.idx] if first.idx < len(parameters) else f"arg{first.idx}"
+    else:
+        head = str(first.key)
+    return ".".join([head, *(_entry_name(entry) for entry in rest)])
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return ".".join(_entry_name(entry) for entry in path)
+
+
+def _entry_name(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

@@ -1,0 +1,261 @@
+"""A view of a captured graph in which equal iterations look equal.
+
+The graph itself stays as it is. The view looks through nodes that return their input, replaces
+what is computed from constants alone by a number for its value, and gives every remaining node a token: equal tokens
+mean the same operator, the same static arguments, the same weights, shape, dtype and grad mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from laser_fx.capture import GRAD_ENABLED
+
+__all__ = ["Block", "Interner", "Item", "Ref", "Slot", "View", "identity_reason", "is_symbolic", "normalise"]
+
+aten = torch.ops.aten
+
+Slot = Hashable
+Ref = tuple[int, Slot]
+"""A value: (index of the item that makes it, which of its results), or (−1 − k, 0) for input k of the block. At the top
+level the numbers after the inputs stand for what is computed from weights and constants."""
+
+_IDENTITIES = {aten.alias.default, aten.lift_fresh_copy.default, aten.detach.default, aten.detach_.default}
+_CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
+
+
+class Interner:
+    """Small numbers for hashable keys.
+
+    >>> intern = Interner()
+    >>> intern("a"), intern("b"), intern("a")
+    (0, 1, 0)
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+
+    def __call__(self, key: Hashable) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One operation of a view.
+
+    Args:
+        token: equal for operations that can be the same one in two iterations.
+        args: the values it reads, in the order in which they stand in the node's arguments.
+        node: the captured node, None for a loop.
+        reads_weight: whether a parameter is among its arguments.
+        loop: the loop that this item stands for, set by detection.
+    """
+
+    token: int
+    args: tuple[Ref, ...]
+    node: fx.Node | None
+    reads_weight: bool
+    loop: Any = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A straight line of items.
+
+    Args:
+        items: in program order.
+        inputs: how many values come from outside.
+        outputs: what it returns; a node stands for a value that is computed from constants alone.
+        origin: the captured node behind each value, for its shape, dtype and name.
+    """
+
+    items: Sequence[Item]
+    inputs: int
+    outputs: Sequence[Ref | fx.Node]
+    origin: Mapping[Ref, fx.Node]
+
+
+@dataclass(frozen=True)
+class View:
+    """A normalised view.
+
+    Args:
+        block: the whole graph as one block; its inputs are the user inputs, in order.
+        static: every node whose value depends on weights and constants alone → the first node with that value.
+        weights: nodes that are parameters, or made of parameters alone.
+        looked_through: node → why it returns its input.
+        intern: gives tokens; detection goes on with it.
+    """
+
+    block: Block
+    static: Mapping[fx.Node, fx.Node]
+    weights: frozenset[fx.Node]
+    looked_through: Mapping[fx.Node, str]
+    intern: Interner = field(repr=False)
+
+
+def identity_reason(node: fx.Node, grad_enabled: bool) -> str | None:
+    """Why the node returns its input unchanged, or None. ``grad_enabled``: the graph was captured with gradients on."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    source, result = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(source, Tensor) or not isinstance(result, Tensor):
+        return None
+    if node.target in _IDENTITIES and not grad_enabled:
+        return f"{node.target} without gradients is its input"
+    same = (source.dtype, source.device, source.layout) == (result.dtype, result.device, result.layout)
+    if node.target in _CASTS and same and not _copies(node):
+        return f"a cast of {source.dtype} to {result.dtype} is its input"
+    return None
+
+
+def _copies(node: fx.Node) -> bool:
+    if node.target is aten._to_copy.default or "memory_format" in node.kwargs:
+        return True
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
+    return bool(given.get("copy", False))
+
+
+def is_symbolic(node: fx.Node) -> bool:
+    """Whether the node's value is a size, not a tensor."""
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether two runs of the node may differ."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def normalise(
+    graph: fx.Graph, identities: Mapping[str, Hashable], parameters: frozenset[str], grad_enabled: bool
+) -> View:
+    """View a captured graph.
+
+    Args:
+        graph: a flat graph of `laser_fx.capture`.
+        identities: placeholder → what tells its tensor from others; equal for weights that share storage.
+        parameters: placeholders among them that are parameters.
+        grad_enabled: whether the graph was captured with gradients on.
+    """
+    return _Normaliser(identities, parameters, grad_enabled).run(graph)
+
+
+class _Normaliser:
+    def __init__(self, identities: Mapping[str, Hashable], parameters: frozenset[str], grad_enabled: bool) -> None:
+        self.identities, self.parameters, self.grad_enabled = identities, parameters, grad_enabled
+        self.intern = Interner()
+        self.items: list[Item] = []
+        self.inputs = 0
+        self.values: dict[fx.Node, Ref] = {}
+        self.static: dict[fx.Node, int] = {}
+        self.constants: dict[int, Ref] = {}
+        self.from_parameter: set[fx.Node] = set()
+        self.looked_through: dict[fx.Node, str] = {}
+        self.origin: dict[Ref, fx.Node] = {}
+        self.outputs: list[Ref | fx.Node] = []
+
+    def run(self, graph: fx.Graph) -> View:
+        for node in graph.nodes:
+            self._visit(node)
+        block = Block(self.items, self.inputs, self.outputs, self.origin)
+        firsts: dict[int, fx.Node] = {}
+        static = {node: firsts.setdefault(token, node) for node, token in self.static.items()}
+        return View(block, static, frozenset(self.from_parameter), self.looked_through, self.intern)
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "output":
+            self.outputs = [self.values.get(n, n) if isinstance(n, fx.Node) else n for n in node.args[0]]  # type: ignore[union-attr]
+        elif is_symbolic(node):
+            self.looked_through[node] = "it is a size, read off a tensor again where it is needed"
+        elif (reason := identity_reason(node, self.grad_enabled)) is not None:
+            self.looked_through[node] = reason
+            self._alias(node, node.args[0])  # type: ignore[arg-type]
+        else:
+            self._operation(node)
+
+    def _placeholder(self, node: fx.Node) -> None:
+        if node.name in self.identities:
+            self.static[node] = self.intern(("state", self.identities[node.name]))
+            if node.name in self.parameters:
+                self.from_parameter.add(node)
+            return
+        self.values[node] = (-1 - self.inputs, 0)
+        self.origin[self.values[node]] = node
+        self.inputs += 1
+
+    def _alias(self, node: fx.Node, source: fx.Node) -> None:
+        if source in self.static:
+            self.static[node] = self.static[source]
+            if source in self.from_parameter:
+                self.from_parameter.add(node)
+        else:
+            self.values[node] = self.values[source]
+
+    def _operation(self, node: fx.Node) -> None:
+        refs: list[Ref] = []
+        key = (node.op, str(node.target), self._skeleton(node.args, refs), self._skeleton(node.kwargs, refs))
+        kind = (*key, describe(node.meta.get("val")), bool(node.meta.get(GRAD_ENABLED)))
+        reads_weight = any(n in self.from_parameter for n in node.all_input_nodes)
+        # With gradients on, where a weight is cast or transposed decides how its gradient is summed: keep it in place.
+        movable = not (self.grad_enabled and reads_weight)
+        if movable and not is_random(node) and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes):
+            self.static[node] = self.intern((*kind, tuple(refs)))
+            if reads_weight:
+                self.from_parameter.add(node)
+            return
+        self.values[node] = (len(self.items), 0)
+        self.origin[self.values[node]] = node
+        self.items.append(Item(self.intern(kind), tuple(refs), node, reads_weight))
+
+    def _skeleton(self, argument: Any, refs: list[Ref]) -> Hashable:
+        """A hashable copy of an argument; values become holes and are appended to ``refs``."""
+        return skeleton(argument, lambda node: self._leaf(node, refs))
+
+    def _leaf(self, node: fx.Node, refs: list[Ref]) -> Hashable:
+        if node in self.static and node.op == "placeholder":
+            return ("state", self.static[node])
+        if node in self.static:
+            # A computed constant may be an initial state, or a step's own value: it is compared like any value.
+            refs.append(self._constant(node))
+            return ("value",)
+        if is_symbolic(node):
+            return ("size", str(node.meta["val"]))
+        refs.append(self.values[node])
+        return ("value",)
+
+    def _constant(self, node: fx.Node) -> Ref:
+        token = self.static[node]
+        if token not in self.constants:
+            self.constants[token] = (-1 - self.inputs - len(self.constants), 0)
+            self.origin[self.constants[token]] = node
+        return self.constants[token]
+
+
+def skeleton(argument: Any, leaf: Callable[[fx.Node], Hashable]) -> Hashable:
+    """A hashable form of nested arguments, with ``leaf`` called for every node in order of appearance."""
+    if isinstance(argument, fx.Node):
+        return leaf(argument)
+    if isinstance(argument, (tuple, list)):
+        return ("sequence", *(skeleton(a, leaf) for a in argument))
+    if isinstance(argument, dict):
+        return ("mapping", *((k, skeleton(v, leaf)) for k, v in argument.items()))
+    if isinstance(argument, slice):
+        return ("slice", *(skeleton(a, leaf) for a in (argument.start, argument.stop, argument.step)))
+    return (type(argument).__name__, str(argument))
+
+
+def describe(value: Any) -> Hashable:
+    """Shape, dtype and device of a fake value; a dynamic size is its symbol."""
+    if isinstance(value, Tensor):
+        return (tuple(str(size) for size in value.shape), str(value.dtype), str(value.device))
+    if isinstance(value, (tuple, list)):
+        return tuple(describe(v) for v in value)
+    return str(value)

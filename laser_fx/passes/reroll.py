@@ -1,0 +1,289 @@
+"""Writes the graph again with every found loop as a `RolledLoop`.
+
+A body is copied node by node from the first step: it is never traced again, so it computes what the captured step computed.
+Weights reach a body as invariants. What depends on weights and constants alone is computed once, before the loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from laser_fx.capture import GRAD_ENABLED
+from laser_fx.errors import PassError
+from laser_fx.loops import Loop, LoopNest
+from laser_fx.passes.detect import FoundLoop
+from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem
+from laser_fx.passes.normalise import Block, Item, Ref, Slot, View, is_symbolic
+from laser_fx.passes.source import loop_source
+from laser_fx.rolled import RolledLoop
+
+__all__ = ["Rolled", "reroll"]
+
+
+@dataclass(frozen=True)
+class Rolled(PassResult):
+    """A rolled graph and its nest."""
+
+    nest: LoopNest = LoopNest()
+
+
+def reroll(captured: fx.GraphModule, view: View, block: Block, states: Mapping[str, str], grad_enabled: bool) -> Rolled:
+    """Write ``captured`` again with the loops of ``block``.
+
+    Args:
+        captured: the flat graph.
+        view: its normalised view.
+        block: what `detect` made of the view.
+        states: placeholder → name of the parameter or buffer in the model.
+        grad_enabled: the grad mode at the graph's door.
+
+    Returns:
+        The rolled graph with the same placeholders and outputs, and the nest of its loops.
+    """
+    root = nn.Module()
+    writer = _Writer(root, view.static, states, grad_enabled, prefix="loop")
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            writer.copy_placeholder(node)
+    inputs = [n for n in captured.graph.nodes if n.op == "placeholder" and n not in view.static]
+    writer.bind({(-1 - k, 0): writer.static_nodes[node] for k, node in enumerate(inputs)})
+    writer.write(block)
+    graph_module = finish(root, writer.graph, "Rolled")
+    nest = LoopNest(tuple(writer.loops))
+    notes = tuple(f"{loop.name}: {loop.trip_count} steps rolled into one" for loop in nest.walk())
+    return Rolled(graph_module, notes, nest)
+
+
+class _Writer:
+    """Writes one graph: the top level, or a body."""
+
+    def __init__(
+        self,
+        root: nn.Module,
+        static: Mapping[fx.Node, fx.Node],
+        states: Mapping[str, str],
+        grad_enabled: bool,
+        prefix: str,
+    ) -> None:
+        self.root, self.static, self.states, self.prefix = root, static, states, prefix
+        self.graph = fx.Graph()
+        self.door_mode = self.mode = grad_enabled
+        self.values: dict[Ref, fx.Node] = {}
+        self.static_nodes: dict[fx.Node, fx.Node] = {}
+        self.sizes: dict[str, fx.Node] = {}
+        self.loops: list[Loop] = []
+        self.calls: dict[int, fx.Node] = {}
+        self.request_static: Callable[[fx.Node], fx.Node] | None = None
+
+    def copy_placeholder(self, node: fx.Node) -> None:
+        self.static_nodes[node] = self.graph.node_copy(node)
+
+    def bind(self, values: Mapping[Ref, fx.Node]) -> None:
+        self.values.update(values)
+
+    def write(self, block: Block) -> None:
+        for index, item in enumerate(block.items):
+            if item.loop is None:
+                self._copy_item(index, item, block)
+            else:
+                self._write_loop(index, item, block)
+        results = tuple(self._output(output, block) for output in block.outputs)
+        self._set_mode(self.door_mode)
+        self.graph.output(results)
+
+    def _output(self, output: Any, block: Block) -> Any:
+        if isinstance(output, tuple):
+            return self._value(output, block)
+        return self._static(output) if isinstance(output, fx.Node) else output
+
+    def _copy_item(self, index: int, item: Item, block: Block) -> None:
+        node, refs = item.node, iter(item.args)
+        assert node is not None
+
+        def argument(source: fx.Node) -> fx.Node:
+            if source in self.static and source.op == "placeholder":
+                return self._static(source)
+            return self._size(source) if is_symbolic(source) else self._value(next(refs), block)
+
+        # Arguments are resolved first: a weight's derived value may have to be written before this node.
+        args, kwargs = fx.map_arg(node.args, argument), fx.map_arg(node.kwargs, argument)
+        self._set_mode(bool(node.meta[GRAD_ENABLED]))
+        self.values[index, 0] = self._create(node, args, kwargs)
+
+    def _create(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        copied = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+        copied.meta = dict(node.meta)
+        return copied
+
+    def _set_mode(self, enabled: bool) -> None:
+        if enabled != self.mode:
+            self.graph.call_function(SET_GRAD, (enabled,))
+            self.mode = enabled
+
+    def _static(self, node: fx.Node) -> fx.Node:
+        """The value of a static node in this graph: a placeholder of a body, or a computation at the top."""
+        node = self.static[node]
+        if node not in self.static_nodes:
+            if self.request_static is not None:
+                self.static_nodes[node] = self.request_static(node)
+            else:
+                args, kwargs = (
+                    fx.map_arg(node.args, self._size_or_static),
+                    fx.map_arg(node.kwargs, self._size_or_static),
+                )
+                self._set_mode(bool(node.meta[GRAD_ENABLED]))
+                self.static_nodes[node] = self._create(node, args, kwargs)
+        return self.static_nodes[node]
+
+    def _size_or_static(self, node: fx.Node) -> fx.Node:
+        return self._size(node) if is_symbolic(node) else self._static(node)
+
+    def _size(self, node: fx.Node) -> Any:
+        """A size, read off one of this graph's own inputs, so that no body takes a number from outside."""
+        value = node.meta["val"]
+        if not isinstance(value, torch.SymInt):
+            return value
+        name = str(value)
+        if name not in self.sizes:
+            self.sizes[name] = self._read_size(name) or self._create(node, *self._size_arguments(node))
+        return self.sizes[name]
+
+    def _size_arguments(self, node: fx.Node) -> tuple[Any, Any]:
+        if any(not is_symbolic(a) for a in node.all_input_nodes):
+            raise PassError(
+                f"no input of the loop has the size {node.meta['val']}",
+                where=node.name,
+                fix="compile with the batch size fixed (dynamic=False)",
+            )
+        return fx.map_arg(node.args, self._size), fx.map_arg(node.kwargs, self._size)
+
+    def _read_size(self, name: str) -> fx.Node | None:
+        for holder in [n for n in self.graph.nodes if n.op == "placeholder"]:
+            value = holder.meta.get("val")
+            for dimension, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+                if isinstance(size, torch.SymInt) and str(size) == name:
+                    read = self.graph.call_function(torch.ops.aten.sym_size.int, (holder, dimension))
+                    read.meta = {"val": size, GRAD_ENABLED: self.mode}
+                    return read
+        return None
+
+    def _write_loop(self, index: int, item: Item, block: Block) -> None:
+        found: FoundLoop = item.loop
+        name = f"{self.prefix}_{len(self.loops)}"
+        body = _BodyWriter(self, found, name, item, block)
+        loop_module, statics = body.finish()
+        arguments = [self._value(ref, block) for ref in item.args] + [self._static(node) for node in statics]
+        self._set_mode(body.door_mode)
+        self.root.add_module(name, loop_module)
+        call = self.graph.call_module(name, tuple(arguments))
+        call.name = name
+        call.meta = {"val": body.result_values(), GRAD_ENABLED: body.door_mode}
+        self.calls[index] = call
+        self.loops.append(body.describe(name))
+
+    def _value(self, ref: Ref, block: Block) -> fx.Node:
+        if ref not in self.values:
+            if ref[0] < 0:
+                self.values[ref] = self._static(block.origin[ref])
+            else:
+                self.values[ref] = self._take(ref, block.items[ref[0]].loop)
+        return self.values[ref]
+
+    def _take(self, ref: Ref, loop: FoundLoop) -> fx.Node:
+        """A result of a loop: ``("carry", k)`` or ``("step", j, t)``."""
+        call, slot = self.calls[ref[0]], ref[1]
+        kind, number, *trip = slot  # type: ignore[misc]
+        if kind == "carry":
+            return self._getitem(call, number)
+        every_step = self._getitem(call, loop.carry + number)
+        return self._getitem(every_step, trip[0])
+
+    def _getitem(self, source: fx.Node, index: int) -> fx.Node:
+        known = [n for n in source.users if n.target is getitem and n.args[1] == index]
+        if known:
+            return known[0]
+        taken = self.graph.call_function(getitem, (source, index))
+        taken.meta = {"val": source.meta["val"][index], GRAD_ENABLED: self.mode}
+        return taken
+
+
+class _BodyWriter:
+    """Writes the body of one loop inside its parent's graph."""
+
+    def __init__(self, parent: _Writer, found: FoundLoop, name: str, item: Item, block: Block) -> None:
+        self.found, self.block = found, found.body
+        self.door_mode = bool(found.nodes[0][0].meta[GRAD_ENABLED])
+        self.root = nn.Module()
+        self.statics: list[fx.Node] = []
+        self.writer = _Writer(self.root, parent.static, parent.states, self.door_mode, prefix=name)
+        self.writer.request_static = self._add_static
+        self.holders = [self._placeholder(k, self._input_name(k)) for k in range(self.block.inputs)]
+        self.writer.bind({(-1 - k, 0): holder for k, holder in enumerate(self.holders)})
+        self.writer.write(self.block)
+        self.name = name
+
+    def _input_name(self, k: int) -> str:
+        origin = self.block.origin[-1 - k, 0].name
+        if k < self.found.carry:
+            return f"carry_{origin}"
+        return f"step_{origin}" if k < self.found.carry + self.found.per_step else origin
+
+    def _placeholder(self, k: int, name: str) -> fx.Node:
+        holder = self.writer.graph.placeholder(name)
+        holder.meta = {"val": self.block.origin[-1 - k, 0].meta["val"], GRAD_ENABLED: self.door_mode}
+        return holder
+
+    def _add_static(self, node: fx.Node) -> fx.Node:
+        """A weight, or what is made of weights, becomes one more invariant."""
+        graph = self.writer.graph
+        last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+        with graph.inserting_after(last):
+            holder = graph.placeholder(node.name)
+        holder.meta = dict(node.meta)
+        self.statics.append(node)
+        return holder
+
+    def finish(self) -> tuple[RolledLoop, list[fx.Node]]:
+        """The loop, and the static nodes that it takes after its other arguments."""
+        body = finish(self.root, self.writer.graph, self.name)
+        return RolledLoop(self.name, body, self.found.trip_count, self.found.carry, self.found.per_step), self.statics
+
+    def result_values(self) -> list[Any]:
+        values = [n.meta["val"] for n in self._results()]
+        kept, collected = values[: self.found.carry], values[self.found.carry :]
+        return kept + [[value] * self.found.trip_count for value in collected]
+
+    def _results(self) -> list[fx.Node]:
+        output = next(n for n in reversed(self.writer.graph.nodes) if n.op == "output")
+        return list(output.args[0])  # type: ignore[arg-type]
+
+    def describe(self, name: str) -> Loop:
+        """The loop as data."""
+        carry, per_step = self.found.carry, self.found.per_step
+        texts = [describe_value(holder) for holder in self.holders]
+        parameters = {self.writer.states[n.name]: None for n in self.statics if n.name in self.writer.states}
+        return Loop(
+            name=name,
+            trip_count=self.found.trip_count,
+            carry=tuple(texts[:carry]),
+            per_step=tuple(texts[carry : carry + per_step]),
+            invariants=tuple(texts[carry + per_step :]),
+            step_outputs=tuple(describe_value(n) for n in self._results()[carry:]),
+            parameters=tuple(parameters),
+            children=tuple(self.writer.loops),
+            source=loop_source(*self.found.nodes),
+            grad_enabled=self.door_mode,
+        )
+
+
+def describe_value(node: fx.Node) -> str:
+    """``name: float32[s0, 36, 256]``."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return f"{node.name}: {value}"
+    return f"{node.name}: {str(value.dtype).removeprefix('torch.')}[{', '.join(str(s) for s in value.shape)}]"
