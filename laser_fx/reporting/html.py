@@ -1,0 +1,144 @@
+"""A report as one HTML page: no script, no other file, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from laser_fx.errors import OutputPathError
+from laser_fx.reporting import format as fmt
+from laser_fx.reporting.parts import ENERGIES, SiteReport
+from laser_fx.reporting.series import Stretch, level, levels, shortened, trips_around
+
+if TYPE_CHECKING:
+    from laser_fx.reporting.report import Report
+
+__all__ = ["render", "write"]
+
+CELLS = 96  # of one row of the heat map: what a phone still shows apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """One site in the heat map. ``ticks``: where an iteration of the outermost loop begins, in steps."""
+
+    report: SiteReport
+    stretches: list[Stretch]
+    trips: tuple[int, ...]
+    ticks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One stacked bar: the part at sites, and the rest, each as a share of the longest bar of its chart."""
+
+    label: str
+    total: str
+    parts: tuple[tuple[str, str, float], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars on one scale."""
+
+    title: str
+    change: str
+    bars: tuple[Bar, ...]
+
+
+def write(report: Report, path: Path, overwrite: bool) -> Path:
+    """Writes the page beside its place and renames it, so that nobody reads half of one.
+
+    Raises:
+        OutputPathError: the file exists, or cannot be written there.
+    """
+    if path.is_dir():
+        raise OutputPathError("a folder is there", where=str(path), fix="choose the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputPathError("the file exists", where=str(path), fix="pass overwrite=True, or choose another name")
+    page = render(report)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(page, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        fix = "choose a file in a folder that exists and that you may write to"
+        raise OutputPathError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def render(report: Report) -> str:
+    """The page as text. All that comes from the model is escaped."""
+    environment = Environment(
+        loader=PackageLoader("laser_fx.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": fmt.percent, "fidelity": fmt.fidelity, "level": level}
+    return environment.get_template("report.html.j2").render(_context(report))
+
+
+def _context(report: Report) -> dict[str, Any]:
+    return {
+        "report": report,
+        "energies": ENERGIES,
+        "levels": levels(report.options.fidelity),
+        "rows": [_row(report, site) for site in report.sites if site.steps],
+        "charts": list(_charts(report)),
+        "facts": list(_facts(report)),
+        "made_with": [*asdict(report.options).items(), *report.environment.items()],
+    }
+
+
+def _row(report: Report, site: SiteReport) -> Row:
+    trips = trips_around(report.loops, site.site.loop)
+    steps = len(site.steps)
+    each = steps // trips[0] if trips else steps
+    return Row(site, shortened(site.steps, CELLS), trips, tuple(range(each, steps, each)) if each else ())
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    """What the reader wants to know first."""
+    deepest = max((trips_around(report.loops, loop.name) for loop in report.loops.walk()), key=len, default=())
+    yield "deepest nest", " × ".join(map(str, deepest)) or "no loop"
+    yield "sites", str(len(report.sites))
+    lowest = [site.lowest_fidelity for site in report.sites if site.lowest_fidelity is not None]
+    if lowest:
+        yield "lowest fidelity", fmt.fidelity(min(lowest))
+        steps = sum(len(site.steps) for site in report.sites)
+        yield "steps with exact X", f"{sum(site.exact for site in report.sites)} of {steps}"
+    for chart in _charts(report):
+        yield chart.title, chart.change
+
+
+def _charts(report: Report) -> Iterator[Chart]:
+    if flops := report.flops:
+        pairs = [("eager", flops.total, flops.sites), ("laser-fx", flops.laser_total, flops.laser)]
+        yield _chart("FLOPs of one call", fmt.count, pairs)
+    if saved := report.saved_bytes:
+        pairs = [("eager", saved.eager, saved.eager_sites), ("laser-fx", saved.laser, saved.laser_sites)]
+        yield _chart("saved for backward", fmt.bytes_, pairs)
+    if graph := report.graph:
+        chart = _chart("graph nodes", fmt.whole, [("captured", graph.captured, 0), ("re-rolled", graph.rolled, 0)])
+        yield replace(chart, change=f"{graph.captured:,} → {graph.rolled:,}")
+
+
+def _chart(title: str, show: Callable[[float], str], bars: list[tuple[str, int | None, int | None]]) -> Chart:
+    measured = [(label, total, at_sites or 0) for label, total, at_sites in bars if total is not None]
+    longest = max(total for _, total, _ in measured) or 1
+    change = fmt.factor(measured[-1][1], measured[0][1]) if len(measured) > 1 else show(measured[0][1])
+    return Chart(title, change, tuple(_bar(*bar, show, longest) for bar in measured))
+
+
+def _bar(label: str, total: int, at_sites: int, show: Callable[[float], str], longest: int) -> Bar:
+    sizes = {"at sites": at_sites, "elsewhere": total - at_sites} if at_sites else {"all": total}
+    return Bar(label, show(total), tuple((kind, show(size), size / longest) for kind, size in sizes.items()))
