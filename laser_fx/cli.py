@@ -1,0 +1,161 @@
+"""The command ``laser-fx``: the public functions, for a model that a factory makes.
+
+A factory is named as ``package.module:function``, takes nothing and returns ``(model, example_inputs)``. Exit codes:
+0; 1 where an exported file does not answer as the model does; 2 for every other error that laser-fx raises on purpose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+import laser_fx
+from laser_fx.errors import InputError, LaserError, VerificationError
+from laser_fx.options import Options
+
+__all__ = ["app"]
+
+PARITY_FAILED, FAILED = 1, 2
+
+app = typer.Typer(
+    name="laser-fx",
+    help="Find the loops of recursive PyTorch models, re-roll them, run them in low rank, export them as ONNX Loop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Factory = Annotated[
+    str, typer.Argument(metavar="MODULE:FACTORY", help="A function that returns (model, example_inputs).")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")]
+
+
+class Form(StrEnum):
+    """How loops are written."""
+
+    ROLLED = "rolled"
+    UNROLLED = "unrolled"
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(metadata.version("laser-fx"))
+        raise typer.Exit
+
+
+@app.command()
+def inspect(
+    factory: Factory,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show the loops of a model, and what low rank would do at its sites."""
+    with _told():
+        model, inputs = _made(factory)
+        report = laser_fx.inspect(model, inputs)
+        if html is not None:
+            _note(f"wrote {report.to_html(html, overwrite=overwrite)}")
+        if as_json:
+            typer.echo(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+        else:
+            report.print()
+
+
+@app.command()
+def export(
+    factory: Factory,
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    form: Annotated[Form, typer.Option(help="One ONNX Loop for each loop, or every step written out.")] = Form.ROLLED,
+    fidelity: Annotated[float | None, typer.Option(help="No step uses a basis that measures below it.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Change no number: no low rank.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model as ONNX."""
+    with _told():
+        model, inputs = _made(factory)
+        compiled = laser_fx.compile(model, example_inputs=inputs, options=_options(fidelity, exact))
+        compiled.to_onnx(out, form=form.value, overwrite=overwrite)
+        _note(f"wrote {out}")
+
+
+@app.command()
+def demo(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="A model of the zoo; again for more. All unless given.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("laser-demo"),
+    puzzles: Annotated[int, typer.Option(min=1, help="How many puzzles to measure accuracy on.")] = 500,
+) -> None:
+    """Compile models of the zoo, compare them with eager and ONNX Runtime, and write what was found."""
+    from laser_fx import (
+        demo as demonstration,
+    )  # it imports the zoo and ONNX Runtime, which the other commands do without
+
+    with _told():
+        demonstration.run(models=tuple(models or ()), out=out, puzzles=puzzles)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors and warnings as sentences on standard error; a traceback is for defects."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _note(f"warning: {message}")
+        try:
+            yield
+        except LaserError as error:
+            _note(f"error: {error}")
+            raise typer.Exit(PARITY_FAILED if isinstance(error, VerificationError) else FAILED) from error
+
+
+def _note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _options(fidelity: float | None, exact: bool) -> Options:
+    if exact and fidelity is not None:
+        raise InputError("--exact and --fidelity exclude each other", where="export", fix="leave one of them out")
+    if exact:
+        return Options.exact()
+    return Options() if fidelity is None else Options(fidelity=fidelity)
+
+
+def _made(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Model and example inputs; a lone input is made a tuple."""
+    made = _factory(name)()
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
+        fix = "return (model, example_inputs), the inputs as a tuple"
+        raise InputError(f"the factory returned {type(made).__name__}", where=name, fix=fix)
+    model, inputs = made
+    return model, inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _factory(name: str) -> Callable[[], object]:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InputError("the factory has no name", where=name, fix="write it as package.module:function")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: a model in the current folder is found
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        fix = "install it, or call laser-fx in the folder that it is in"
+        raise InputError(f"there is no module {error.name}", where=name, fix=fix) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise InputError(f"{module_name} has no function {attribute}", where=name, fix="name a function of that module")
+    factory: Callable[[], object] = found
+    return factory

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import laser_fx
+from laser_fx.cli import app
+from laser_fx.errors import CaptureError, NoLoopWarning, OptionError, OutputPathError, VerificationError
+from laser_fx.loops import Loop, LoopNest
+from laser_fx.options import Options
+from laser_fx.reporting import Report
+
+REPORT = Report("Tiny", LoopNest((Loop("loop_0", 4, carry=("z",)),)))
+MODULE = """
+import torch
+def make(): return torch.nn.Linear(2, 2), (torch.ones(3, 2),)
+def lone(): return torch.nn.Linear(2, 2), torch.ones(3, 2)
+def wrong(): return torch.nn.Linear(2, 2)
+def broken(): raise RuntimeError("my own defect")
+number = 3
+"""
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own, with a module of factories in it."""
+    (tmp_path / "factories.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+
+
+@pytest.fixture
+def inspected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `laser_fx.inspect` was called with."""
+    calls: list[Any] = []
+    monkeypatch.setattr(laser_fx, "inspect", lambda *given: calls.append(given) or REPORT, raising=False)
+    return calls
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `laser_fx.compile` and `to_onnx` were called with."""
+    calls: list[Any] = []
+    compiled = SimpleNamespace(to_onnx=lambda path, **given: calls.append((path, given)))
+    monkeypatch.setattr(laser_fx, "compile", lambda model, **given: calls.append(given) or compiled, raising=False)
+    return calls
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(laser_fx, "inspect", failing, raising=False)
+
+
+def test_inspect_prints_the_report(inspected: list[Any]) -> None:
+    done = call("inspect", "factories:make")
+    assert done.exit_code == 0
+    assert "loop_0 × 4" in done.stdout
+    model, inputs = inspected[0]
+    assert isinstance(model, nn.Linear)
+    assert inputs[0].shape == (3, 2)
+
+
+def test_a_lone_input_is_made_a_tuple(inspected: list[Any]) -> None:
+    call("inspect", "factories:lone")
+    assert isinstance(inspected[0][1], tuple)
+    assert torch.equal(inspected[0][1][0], torch.ones(3, 2))
+
+
+def test_inspect_prints_json_and_nothing_else(inspected: list[Any], tmp_path: Path) -> None:
+    done = call("inspect", "factories:make", "--json", "--html", tmp_path / "r.html")
+    assert Report.from_dict(json.loads(done.stdout)) == REPORT
+
+
+def test_inspect_writes_a_page(inspected: list[Any], tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    assert call("inspect", "factories:make", "--html", page).exit_code == 0
+    assert page.exists()
+    again = call("inspect", "factories:make", "--html", page)
+    assert again.exit_code == 2
+    assert "overwrite" in again.stderr
+    assert call("inspect", "factories:make", "--html", page, "--overwrite").exit_code == 0
+
+
+def test_export_hands_its_options_on(exported: list[Any], tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    done = call("export", "factories:make", out, "--form", "unrolled", "--fidelity", "0.99", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert exported[0]["options"] == Options(fidelity=0.99)
+    assert exported[1] == (out, {"form": "unrolled", "overwrite": True})
+
+
+def test_export_is_rolled_and_keeps_files_unless_told(exported: list[Any]) -> None:
+    call("export", "factories:make", "m.onnx")
+    assert exported[0]["options"] == Options()
+    assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False})
+
+
+def test_export_can_be_exact(exported: list[Any]) -> None:
+    call("export", "factories:make", "m.onnx", "--exact")
+    assert exported[0]["options"] == Options.exact()
+
+
+def test_exact_and_fidelity_exclude_each_other(exported: list[Any]) -> None:
+    done = call("export", "factories:make", "m.onnx", "--exact", "--fidelity", "0.9")
+    assert done.exit_code == 2
+    assert "exclude" in done.stderr
+    assert not exported
+
+
+@pytest.mark.parametrize("error", [CaptureError("no graph"), OptionError("bad"), OutputPathError("taken")])
+def test_an_error_is_a_sentence_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    fail(monkeypatch, error)
+    done = call("inspect", "factories:make")
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {error}\n"
+    assert done.stdout == ""
+
+
+def test_failed_parity_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, VerificationError("logits differ"))
+    assert call("inspect", "factories:make").exit_code == 1
+
+
+def test_a_warning_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(*_: object) -> Report:
+        warnings.warn("no loop was found", NoLoopWarning, stacklevel=1)
+        return REPORT
+
+    monkeypatch.setattr(laser_fx, "inspect", warned, raising=False)
+    assert call("inspect", "factories:make").stderr == "warning: no loop was found\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("factories", "package.module:function"),
+        (":make", "package.module:function"),
+        ("nowhere.at_all:make", "there is no module nowhere"),
+        ("factories:absent", "factories has no function absent"),
+        ("factories:number", "factories has no function number"),
+        ("factories:wrong", "the factory returned Linear"),
+    ],
+)
+def test_a_factory_that_does_not_fit_is_explained(name: str, said: str, inspected: list[Any]) -> None:
+    done = call("inspect", name)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not inspected
+
+
+def test_a_defect_of_the_factory_keeps_its_traceback(inspected: list[Any]) -> None:
+    done = call("inspect", "factories:broken")
+    assert isinstance(done.exception, RuntimeError)
+
+
+def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "laser_fx.demo", SimpleNamespace(run=lambda **given: calls.append(given)))
+    monkeypatch.setattr(laser_fx, "demo", sys.modules["laser_fx.demo"], raising=False)
+    assert call("demo").exit_code == 0
+    assert call("demo", "--model", "a", "--model", "b", "--out", "here", "--puzzles", "7").exit_code == 0
+    assert calls == [
+        {"models": (), "out": Path("laser-demo"), "puzzles": 500},
+        {"models": ("a", "b"), "out": Path("here"), "puzzles": 7},
+    ]
+
+
+def test_the_version_is_printed() -> None:
+    assert call("--version").stdout.strip().count(".") == 2
+
+
+def test_help_lists_the_commands() -> None:
+    done = call("--help")
+    for command in ("inspect", "export", "demo"):
+        assert command in done.stdout
