@@ -8,8 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "CastedEmbedding", "CastedLinear", "CosSin", "RotaryEmbedding", "RotaryEmbedding2D", "SwiGLU"]
-__all__ += ["rms_norm", "truncated_normal_"]
+__all__ = [
+    "Attention",
+    "CastedEmbedding",
+    "CastedLinear",
+    "CosSin",
+    "RotaryEmbedding",
+    "RotaryEmbedding2D",
+    "SwiGLU",
+    "cast",
+    "rms_norm",
+    "truncated_normal_",
+]
 
 CosSin = tuple[Tensor, Tensor]
 
@@ -22,16 +32,16 @@ def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
     return nn.init.trunc_normal_(tensor, std=scale, a=-2.0 * scale, b=2.0 * scale)
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype`, leaving no node in a captured graph where it already is."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x²) + eps)`` over the last dimension, computed in float32, without a gain."""
-    wide = _cast(x, torch.float32)
+    wide = cast(x, torch.float32)
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return _cast(scaled, x.dtype)
+    return cast(scaled, x.dtype)
 
 
 class CastedLinear(nn.Module):
@@ -44,8 +54,8 @@ class CastedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else _cast(self.bias, x.dtype)
-        return F.linear(x, _cast(self.weight, x.dtype), bias)
+        bias = None if self.bias is None else cast(self.bias, x.dtype)
+        return F.linear(x, cast(self.weight, x.dtype), bias)
 
 
 class CastedEmbedding(nn.Module):
@@ -58,7 +68,7 @@ class CastedEmbedding(nn.Module):
 
     def table(self) -> Tensor:
         """The whole table, (count, features), in `dtype`."""
-        return _cast(self.embedding_weight, self.dtype)
+        return cast(self.embedding_weight, self.dtype)
 
     def forward(self, index: Tensor) -> Tensor:
         return F.embedding(index, self.table())
@@ -107,10 +117,10 @@ def _frequencies(dim: int, base: float) -> Tensor:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (batch, length, heads, head_dim) by angles (length, head_dim)."""
-    wide = _cast(x, cos.dtype)
+    wide = cast(x, cos.dtype)
     first, second = wide.chunk(2, dim=-1)
     turned = wide * cos.unsqueeze(-2) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(-2)
-    return _cast(turned, x.dtype)
+    return cast(turned, x.dtype)
 
 
 class Attention(nn.Module):

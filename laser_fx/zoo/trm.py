@@ -27,6 +27,7 @@ from laser_fx.zoo.layers import (
     RotaryEmbedding,
     RotaryEmbedding2D,
     SwiGLU,
+    cast,
     rms_norm,
     truncated_normal_,
 )
@@ -267,7 +268,7 @@ class PuzzleEmbedding(nn.Module):
         self.weights = nn.Parameter(torch.zeros(config.num_puzzle_identifiers, config.puzzle_emb_ndim))
 
     def forward(self, identifiers: Tensor) -> Tensor:
-        return self.weights[identifiers].to(self.dtype)
+        return cast(self.weights[identifiers], self.dtype)
 
 
 class Inner(nn.Module):
@@ -351,7 +352,7 @@ class Inner(nn.Module):
                 z_H, z_L = self._cycle(z_H, z_L, injected, cos_sin)
         z_H, z_L = self._cycle(z_H, z_L, injected, cos_sin)
         logits = self.lm_head(z_H)[:, self.config.prefix :]
-        halt = self.q_head(z_H[:, 0]).to(torch.float32)
+        halt = cast(self.q_head(z_H[:, 0]), torch.float32)
         return InnerCarry(z_H.detach(), z_L.detach()), logits, (halt[..., 0], halt[..., 1])
 
 
