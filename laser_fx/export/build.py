@@ -1,0 +1,226 @@
+"""A program as one ONNX model in memory: inputs, weights, stitched levels, names, metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from torch import Tensor, fx
+
+from laser_fx.errors import ExportError
+from laser_fx.export import functions
+from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
+from laser_fx.export.source import Exportable
+from laser_fx.export.stitch import Stitcher, own_values, value_like
+from laser_fx.export.straight import loop_of, results_of
+from laser_fx.export.translate import translate
+from laser_fx.rolled import RolledLoop
+
+__all__ = ["FIDELITY", "Form", "build"]
+
+Form = Literal["rolled", "unrolled"]
+FIDELITY = "fidelity"
+"""Placeholder of the threshold in a tracked graph."""
+
+_IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The values that the placeholders of the top level stand for."""
+
+    values: list[ir.Value | None]
+    user: list[ir.Value]
+    fidelity: ir.Value | None
+
+
+def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) -> tuple[ir.Model, FileMetadata]:
+    """The ONNX model of a program, and what it says about itself.
+
+    Raises:
+        ExportError: something in the graph has no ONNX.
+    """
+    module = program.graph_module if form == "rolled" else program.captured
+    inputs = _inputs(program, module)
+    depths = _depths(module, taken=set(program.input_names)) if depth_inputs else ()
+    trips = {depth.loop: _optional_input(depth.input, np.array(depth.default, np.int64)) for depth in depths}
+    stitcher = Stitcher(partial(translate, opset=opset), trips)
+    nodes, results = stitcher.level(module, inputs.values)
+    outputs, copies = own_values(results, set(), nodes, "")
+    optional = [value for value in (inputs.fidelity, *trips.values()) if value is not None]
+    graph = ir.Graph(
+        [*inputs.user, *optional],
+        outputs,
+        nodes=[*nodes, *copies],
+        initializers=[*_used(inputs.values, inputs.user), *stitcher.constants, *trips.values()],
+        opset_imports={**stitcher.opset_imports, "": opset, functions.DOMAIN: functions.VERSION},
+        name="laser_fx",
+    )
+    named = _name_outputs(program, module, outputs, {str(value.name) for value in graph.inputs})
+    metadata = _metadata(program, form, depths, inputs.fidelity, named)
+    model = ir.Model(
+        graph,
+        ir_version=_IR_VERSION,
+        producer_name=PRODUCER,
+        producer_version=package_version(),
+        functions=[*stitcher.functions.values(), *functions.all_functions()],
+        metadata_props=metadata.to_properties(),
+    )
+    _clean(model)
+    return model, metadata
+
+
+def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
+    readable = dict(zip(program.user_inputs, program.input_names, strict=True))
+    placeholders = module.graph.find_nodes(op="placeholder")
+    rename = _symbol_names([p for p in placeholders if p.name in readable])
+    stored: dict[tuple[Any, ...], ir.Value] = {}
+    by_name: dict[str, ir.Value] = {}
+    for node in placeholders:
+        if node.name in readable:
+            by_name[node.name] = _renamed(value_like(node.meta["val"], readable[node.name]), rename)
+        elif node.name in program.weights:
+            by_name[node.name] = _weight(node.name, program.weights[node.name], stored)
+        elif node.name == FIDELITY:
+            name = _free(FIDELITY, set(program.input_names))
+            by_name[node.name] = _optional_input(name, np.array(program.options.fidelity, np.float32))
+        else:
+            raise ExportError("a placeholder has no value", where=node.name, fix="report this graph as a defect")
+    user = [by_name[name] for name in program.user_inputs]
+    return _Inputs([by_name[node.name] for node in placeholders], user, by_name.get(FIDELITY))
+
+
+def _weight(name: str, tensor: Tensor, stored: dict[tuple[Any, ...], ir.Value]) -> ir.Value:
+    """An initializer; weights that share storage, shape and strides are one."""
+    key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+    if key not in stored:
+        value = value_like(tensor, name)
+        value.const_value = ir.tensor_adapters.TorchTensor(tensor.detach().cpu().contiguous(), name=name)
+        stored[key] = value
+    return stored[key]
+
+
+def _optional_input(name: str, default: np.ndarray[Any, Any]) -> ir.Value:
+    """An input with an initializer of the same name: its value where the caller gives none."""
+    tensor = ir.tensor(default, name=name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(default.shape), const_value=tensor)
+
+
+def _used(values: list[ir.Value | None], user: list[ir.Value]) -> list[ir.Value]:
+    """Weights that something reads, each once, and the default of the fidelity."""
+    distinct = dict.fromkeys(value for value in values if value is not None and value.const_value is not None)
+    return [value for value in distinct if value not in user and (value.uses() or value.name == FIDELITY)]
+
+
+def _depths(module: fx.GraphModule, taken: set[str]) -> tuple[Depth, ...]:
+    """Outermost loops without per-step values; a loop with them has no free depth."""
+    calls = [(node, loop) for node in module.graph.nodes if (loop := loop_of(node)) is not None]
+    free = [(node, loop) for node, loop in calls if loop.per_step_count == 0]
+    return tuple(
+        Depth(_free("depth" if len(calls) == 1 else f"depth_{loop.name}", taken), loop.name, loop.trip_count, least)
+        for node, loop in free
+        for least in [_least_depth(node, loop)]
+    )
+
+
+def _least_depth(call: fx.Node, loop: RolledLoop) -> int:
+    """Trips that every step that is read one by one needs."""
+    lists = [user for user in call.users if int(user.args[1]) >= loop.carry_count]  # type: ignore[arg-type]
+    indices = [int(user.args[1]) for whole in lists for user in whole.users if user.op == "call_function"]  # type: ignore[arg-type]
+    return max([1, *(index + 1 if index >= 0 else -index for index in indices)])
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"laser.{name}"
+    return name
+
+
+def _symbol_names(user: list[fx.Node]) -> dict[str, str]:
+    """The symbol of the leading dimension is called ``batch``."""
+    leading = {str(p.meta["val"].shape[0]) for p in user if p.meta["val"].ndim}
+    symbols = [size for size in leading if re.fullmatch(r"[su]\d+", size)]
+    return {symbols[0]: "batch"} if len(symbols) == 1 else {}
+
+
+def _renamed(value: ir.Value, names: dict[str, str]) -> ir.Value:
+    assert value.shape is not None
+    value.shape = ir.Shape([size if isinstance(size, int) else _with(str(size.value), names) for size in value.shape])
+    return value
+
+
+def _with(expression: str, names: dict[str, str]) -> str:
+    return re.sub(r"[su]\d+", lambda found: names.get(found.group(), found.group()), expression)
+
+
+def _name_outputs(
+    program: Exportable, module: fx.GraphModule, outputs: list[ir.Value], taken: set[str]
+) -> list[tuple[str, str]]:
+    """Readable name and value name of each output; they differ where an input has the name already."""
+    names = [*program.output_names, *(f"stats.{key}" for key in program.record_names)]
+    rename = _symbol_names([p for p in module.graph.find_nodes(op="placeholder") if p.name in program.user_inputs])
+    named = []
+    for readable, value, result in zip(names, outputs, results_of(module), strict=False):
+        name = readable
+        while name in taken:
+            name = f"output.{name}"
+        taken.add(name)
+        value.name = name
+        _shape_output(value, result.meta.get("val"), rename)
+        named.append((readable, name))
+    return named
+
+
+def _shape_output(value: ir.Value, like: Any, rename: dict[str, str]) -> None:
+    """Type and shape of an output; the steps of a recorded list are open dimensions in front."""
+    steps = 0
+    while isinstance(like, list | tuple):
+        like, steps = like[0], steps + 1
+    if isinstance(like, Tensor):
+        value.type = value_like(like, "").type
+        sizes = [size if type(size) is int else _with(str(size), rename) for size in like.shape]
+        value.shape = ir.Shape([*[None] * steps, *sizes])
+
+
+def _metadata(
+    program: Exportable, form: Form, depths: tuple[Depth, ...], fidelity: ir.Value | None, named: list[tuple[str, str]]
+) -> FileMetadata:
+    count = len(program.output_names)
+    rolled = form == "rolled"
+    levels = program.nest.trips()
+    loops = [
+        {"name": loop.name, "level": at[0], "trips": at[1]}
+        for loop, at in zip(program.nest.walk(), levels, strict=True)
+    ]
+    records = zip(program.record_names, (value for _, value in named[count:]), strict=False)
+    return FileMetadata(
+        form=form,
+        inputs=tuple(program.input_names),
+        outputs=tuple(named[:count]),
+        records=tuple(records),
+        depths=depths,
+        fidelity=None if fidelity is None else fidelity.name,
+        loops=tuple(loops) if rolled else (),
+        sites=tuple(dataclasses.asdict(site) for site in program.sites) if rolled else (),
+        options=dataclasses.asdict(program.options),
+    )
+
+
+def _clean(model: ir.Model) -> None:
+    """Order, unique names, nothing unused. No pass here changes a number."""
+    passes: tuple[Any, ...] = (
+        common.TopologicalSortPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.NameFixPass(),
+    )
+    for step in passes:
+        step(model)

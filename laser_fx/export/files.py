@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from laser_fx.errors import OutputPathError
+
+__all__ = ["check_target", "replacing"]
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, before the work is done.
+
+    Raises:
+        OutputPathError: the directory is missing or closed, the path is a directory, or a file is there already.
+    """
+    where = str(path)
+    if not path.parent.is_dir():
+        raise OutputPathError("the directory does not exist", where=str(path.parent), fix="create it first")
+    if path.is_dir():
+        raise OutputPathError("the path is a directory", where=where, fix="add a file name")
+    if path.exists() and not overwrite:
+        raise OutputPathError("the file exists already", where=where, fix="pass overwrite=True or choose another path")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputPathError("the directory is not writable", where=str(path.parent), fix="choose another directory")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A file to write beside ``path``, renamed to it at the end, removed if anything fails.
+
+    Raises:
+        OutputPathError: see `check_target`, or the disk refuses.
+    """
+    check_target(path, overwrite=overwrite)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        if isinstance(error, OutputPathError):
+            raise
+        raise OutputPathError(f"the file cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)

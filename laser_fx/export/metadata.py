@@ -1,0 +1,106 @@
+"""What a file of ours says about itself: names, loops, sites, options. Stored in the model's metadata as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata as distributions
+from typing import Any
+
+from laser_fx.errors import OnnxFileError
+
+__all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "package_version"]
+
+PRODUCER = "laser-fx"
+FORMAT_VERSION = 1
+_PREFIX = "laser_fx."
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A trip count that is an input of the file.
+
+    Args:
+        input: name of the input.
+        loop: name of the loop.
+        default: trip count when the model was traced, used where none is given.
+        least: smallest trip count at which every output exists.
+    """
+
+    input: str
+    loop: str
+    default: int
+    least: int
+
+
+@dataclass(frozen=True)
+class FileMetadata:
+    """All that a file says about itself.
+
+    Args:
+        form: ``"rolled"`` or ``"unrolled"``.
+        inputs: names of the user's inputs, in order.
+        outputs: readable name and value name of the model's outputs, in order.
+        records: site key and value name of the statistics, in order.
+        depths: trip counts that are inputs.
+        fidelity: name of the fidelity input, ``None`` where nothing is tracked.
+        loops: name, nesting level and traced trip count of every loop.
+        sites: the tracked sites, as `laser_fx.loops.Site`.
+        options: the options the program was compiled with.
+    """
+
+    form: str
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]
+    records: tuple[tuple[str, str], ...] = ()
+    depths: tuple[Depth, ...] = ()
+    fidelity: str | None = None
+    loops: tuple[dict[str, Any], ...] = ()
+    sites: tuple[dict[str, Any], ...] = ()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_properties(self) -> dict[str, str]:
+        """As ONNX metadata: flat text, each value JSON."""
+        fields = {key: json.dumps(value, ensure_ascii=False) for key, value in dataclasses.asdict(self).items()}
+        fields |= {"format": str(FORMAT_VERSION), "version": json.dumps(package_version())}
+        return {_PREFIX + key: value for key, value in fields.items()}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], where: str) -> FileMetadata:
+        """Read back.
+
+        Raises:
+            OnnxFileError: the file is not ours, or of a format that this version does not read.
+        """
+        if _PREFIX + "format" not in properties:
+            raise OnnxFileError("the file was not written by laser-fx", where=where, fix="export it with to_onnx")
+        if properties[_PREFIX + "format"] != str(FORMAT_VERSION):
+            found = properties[_PREFIX + "format"]
+            raise OnnxFileError(
+                f"the file has format {found}, this laser-fx reads {FORMAT_VERSION}", where=where, fix="export it again"
+            )
+        try:
+            read = {f.name: json.loads(properties[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
+            return cls(
+                form=read["form"],
+                inputs=tuple(read["inputs"]),
+                outputs=tuple((name, value) for name, value in read["outputs"]),
+                records=tuple((name, value) for name, value in read["records"]),
+                depths=tuple(Depth(**depth) for depth in read["depths"]),
+                fidelity=read["fidelity"],
+                loops=tuple(read["loops"]),
+                sites=tuple(read["sites"]),
+                options=read["options"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise OnnxFileError("the file's metadata is damaged", where=where, fix="export it again") from error
+
+
+def package_version() -> str:
+    """Version of the installed laser-fx."""
+    try:
+        return distributions.version(PRODUCER)
+    except distributions.PackageNotFoundError:
+        return "0+unknown"  # run from a source tree that is not installed

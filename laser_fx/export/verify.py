@@ -1,0 +1,238 @@
+"""Runs an exported file beside the program that it was made from, and compares decisions and values.
+
+Every file runs at two of ONNX Runtime's optimisation levels: a fusion that only the higher one makes may be wrong.
+The runs: as captured, with another batch size, at other depths, and for a tracked program at other fidelities.
+
+A step at a site decides (track, reset, exact) by a comparison with the threshold. Two runs may decide differently only
+where the fidelity is as near to the threshold as rounding: from there on they are different computations, and their
+values are not compared. Values may differ by rounding; in a tracked run by a little more, since float32 leaves the
+directions with the least energy of a basis to chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx
+
+from laser_fx import ops
+from laser_fx.errors import OnnxFileError, VerificationError
+from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.session import open_session
+from laser_fx.export.source import Exportable
+from laser_fx.export.straight import hint
+from laser_fx.rolled import RolledLoop
+
+__all__ = ["LEVELS", "Verification", "compare", "verify_file"]
+
+LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
+_EXACT_TOLERANCE = 1e-4
+_TRACKED_TOLERANCE = 5e-3
+_FIRST_MARGIN = 1e-5
+_LATER_MARGIN = 1e-4
+_OTHER_FIDELITIES = (0.9, 1.0)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared.
+
+    Args:
+        runs: what was run at each level, in words.
+        levels: ONNX Runtime's optimisation levels.
+        max_error: largest difference of a value, relative to the largest value of its output.
+        excused: runs in which a decision at the very threshold went the other way, so that values were not compared.
+    """
+
+    runs: tuple[str, ...]
+    levels: tuple[str, ...]
+    max_error: float
+    excused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Run:
+    label: str
+    inputs: tuple[Tensor, ...]
+    fidelity: float | None = None
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+
+def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Verification:
+    """Compare a file with its program.
+
+    Raises:
+        VerificationError: naming run, level, output and error.
+    """
+    sessions = {level: _session(path, level) for level in LEVELS}
+    worst, excused = 0.0, []
+    runs = _runs(program, metadata)
+    for run in runs:
+        expected = _eager(program, metadata, run)
+        for level, session in sessions.items():
+            actual = _onnx(session, metadata, run)
+            threshold = program.options.fidelity if run.fidelity is None else run.fidelity
+            error = compare(expected, actual, metadata, threshold, where=f"{run.label}, {level}")
+            if error is None:
+                excused.append(f"{run.label}, {level}")
+            else:
+                worst = max(worst, error)
+    return Verification(tuple(run.label for run in runs), LEVELS, worst, tuple(excused))
+
+
+def compare(
+    expected: Mapping[str, Array], actual: Mapping[str, Array], metadata: FileMetadata, threshold: float, *, where: str
+) -> float | None:
+    """Largest relative error, or ``None`` where an excused decision makes values incomparable.
+
+    Args:
+        expected: outputs by value name, as the program computes them.
+        actual: the same, as the file does.
+        threshold: the fidelity that decisions compare with.
+        where: words for the error.
+
+    Raises:
+        VerificationError: values differ, or decisions that are not at the threshold.
+    """
+    for name, value in expected.items():
+        if value.shape != actual[name].shape:
+            raise VerificationError(
+                f"{name!r} has shape {actual[name].shape}, not {value.shape}", where=where, fix=_FIX
+            )
+    agree = [_same_decisions(expected[v], actual[v], threshold, f"{where}, site {key}") for key, v in metadata.records]
+    if not all(agree):
+        return None
+    tolerance = _TRACKED_TOLERANCE if metadata.records and threshold < 1 else _EXACT_TOLERANCE
+    return max((_error(n, expected[v], actual[v], tolerance, where) for n, v in metadata.outputs), default=0.0)
+
+
+_FIX = "export with form='unrolled', or report the model: the file was not written"
+
+
+def _same_decisions(expected: Array, actual: Array, threshold: float, where: str) -> bool:
+    """Whether two records decide alike. An earlier step of this site that was excused excuses those after it."""
+    ours, theirs = expected.reshape(-1, 5), actual.reshape(-1, 5)
+    differs = (ours[:, ops.TRACKED :] != theirs[:, ops.TRACKED :]).any(1).nonzero()[0]
+    if not differs.size:
+        return True
+    step = int(differs[0])
+    margin = _LATER_MARGIN if step else _FIRST_MARGIN
+    fidelities = (float(ours[step, ops.FIDELITY]), float(theirs[step, ops.FIDELITY]))
+    if min(abs(value - threshold) for value in fidelities) < margin:
+        return False
+    raise VerificationError(
+        f"step {step} decided {theirs[step].tolist()}, the program {ours[step].tolist()}", where=where, fix=_FIX
+    )
+
+
+def _error(name: str, expected: Array, actual: Array, tolerance: float, where: str) -> float:
+    if not np.issubdtype(expected.dtype, np.floating):
+        if not np.array_equal(expected, actual):
+            different = int((expected != actual).sum())
+            raise VerificationError(f"{name!r} differs in {different} entries", where=where, fix=_FIX)
+        return 0.0
+    finite = np.isfinite(expected)
+    same = np.array_equal(finite, np.isfinite(actual))
+    scale = max(float(np.abs(expected[finite]).max(initial=0.0)), 1e-6)
+    error = float(np.abs(expected[finite] - actual[finite]).max(initial=0.0)) / scale if same else float("inf")
+    if not error <= tolerance:
+        raise VerificationError(
+            f"{name!r} differs by {error:.1e} of its largest value, more than {tolerance:.0e}", where=where, fix=_FIX
+        )
+    return error
+
+
+def _session(path: Path, level: str) -> Any:
+    try:
+        return open_session(path, providers=["CPUExecutionProvider"], level=level)
+    except OnnxFileError as error:
+        raise VerificationError(
+            error.what, where=level, fix="cast the model to float32, or pass verify=False"
+        ) from error
+
+
+def _runs(program: Exportable, metadata: FileMetadata) -> list[_Run]:
+    examples = program.example_inputs
+    runs = [_Run("as captured", examples)]
+    if (larger := _another_batch(program)) is not None:
+        runs.append(_Run("another batch size", larger))
+    runs += [
+        _Run(f"{depth.input} = {trips}", examples, depths={depth.loop: trips})
+        for depth in metadata.depths
+        for trips in (depth.default + 1, depth.least)
+    ]
+    if metadata.fidelity is not None:
+        runs += [_Run(f"fidelity = {value}", examples, value) for value in _OTHER_FIDELITIES]
+    return runs
+
+
+def _another_batch(program: Exportable) -> tuple[Tensor, ...] | None:
+    """The example inputs with one more row in every dynamic dimension that is a symbol; ``None`` where none is."""
+    placeholders = {p.name: p for p in program.graph_module.graph.find_nodes(op="placeholder")}
+    shapes = [placeholders[name].meta["val"].shape for name in program.user_inputs]
+    open_sizes = [size for shape in shapes for size in shape if not isinstance(size, int)]
+    larger = {size.node.expr: hint(size) + 1 for size in open_sizes if size.node.expr.is_Symbol}
+    if not open_sizes or any(size.node.expr.free_symbols - larger.keys() for size in open_sizes):
+        return None
+    return tuple(_grown(x, shape, larger) for x, shape in zip(program.example_inputs, shapes, strict=True))
+
+
+def _grown(x: Tensor, shape: Sequence[int | torch.SymInt], larger: Mapping[Any, int]) -> Tensor:
+    """Rows repeated where a size, such as s0 or 81·s0, is open."""
+    for axis, size in enumerate(shape):
+        if not isinstance(size, int):
+            rows = int(size.node.expr.subs(larger))
+            x = x.index_select(axis, torch.arange(rows, device=x.device) % x.shape[axis])
+    return x
+
+
+class _AtDepth(fx.Interpreter):
+    """Runs a rolled graph with other trip counts than it was traced with."""
+
+    def __init__(self, module: fx.GraphModule, trips: Mapping[str, int]) -> None:
+        super().__init__(module)
+        self._trips = trips
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        loop = self.fetch_attr(target)
+        trips = self._trips.get(loop.name, loop.trip_count)
+        return RolledLoop(loop.name, loop.body, trips, loop.carry_count, loop.per_step_count)(*args, **kwargs)
+
+
+def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> dict[str, Array]:
+    rolled = metadata.form == "rolled"
+    module = program.graph_module if rolled else program.captured
+    values: dict[str, Tensor] = {**program.weights, **dict(zip(program.user_inputs, run.inputs, strict=True))}
+    if metadata.fidelity is not None:
+        wanted = program.options.fidelity if run.fidelity is None else run.fidelity
+        values["fidelity"] = torch.tensor(wanted, device=next((v.device for v in values.values()), None))
+    arguments = [values[p.name] for p in module.graph.find_nodes(op="placeholder")]
+    with torch.no_grad():
+        results = _AtDepth(module, run.depths).run(*arguments)
+    names = [value for _, value in (*metadata.outputs, *metadata.records)]
+    return {name: _array(result) for name, result in zip(names, results, strict=False)}
+
+
+def _onnx(session: Any, metadata: FileMetadata, run: _Run) -> dict[str, Array]:
+    feed = {name: _array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
+    feed |= {d.input: np.array(run.depths[d.loop], np.int64) for d in metadata.depths if d.loop in run.depths}
+    if run.fidelity is not None and metadata.fidelity is not None:
+        feed[metadata.fidelity] = np.array(run.fidelity, np.float32)
+    names = [value for _, value in (*metadata.outputs, *metadata.records)]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def _array(value: Any) -> Array:
+    """A tensor, or a list of them stacked, as numpy."""
+    if isinstance(value, list | tuple):
+        return np.stack([_array(item) for item in value])
+    array: Array = value.detach().cpu().numpy()
+    return array
