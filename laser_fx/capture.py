@@ -243,18 +243,24 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
     )
 
 
-def check_finite(model: nn.Module, call: Call) -> None:
-    """Raise `NonFiniteError`, naming the tensor, if a weight or an input has a NaN or an infinity."""
-    states = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    named = [(f"weight {name}", value) for name, value in states.items()]
-    named += [(f"input {name}", value) for name, value in zip(call.names, call.tensors, strict=True)]
-    for where, value in named:
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
+def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> None:
+    """Raise `NonFiniteError`, naming the tensor, where a value cannot be meant.
+
+    A parameter must be finite. A buffer or an input must have no NaN; it may be infinite, as attention masks are, unless
+    ``infinities`` asks about that too.
+    """
+    named = [(f"weight {name}", value, True) for name, value in model.named_parameters()]
+    named += [(f"buffer {name}", value, infinities) for name, value in model.named_buffers()]
+    named += [(f"input {name}", value, infinities) for name, value in zip(call.names, call.tensors, strict=True)]
+    for where, value, finite in named:
+        if not value.is_floating_point():
+            continue
+        bad = int((~torch.isfinite(value) if finite else torch.isnan(value)).sum())
+        if bad:
             raise NonFiniteError(
-                f"{bad} of {value.numel()} values are NaN or infinite",
+                f"{bad} of {value.numel()} values are {'NaN or infinite' if finite else 'NaN'}",
                 where=where,
-                fix="find where they come from: a diverged training step, a division by zero, an overflow in half precision",
+                fix="find where they come from: a diverged training step, a division by zero, an overflow of a half type",
             )
 
 
@@ -264,10 +270,9 @@ def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch
         {0: torch.export.Dim.AUTO} if t.ndim and batch is not None and t.shape[0] == batch else None
         for t in call.tensors
     )
-    # export moves nothing, but a forward under grad mode may leave .grad-less graph state on its inputs: detach them.
-    tensors = tuple(t.detach().requires_grad_(t.requires_grad and grad_enabled) for t in call.tensors)
+    tensors = tuple(_as_leaf(t, grad_enabled) for t in call.tensors)
     try:
-        with torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
+        with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
             if not grad_enabled and _is_mutating(exported.graph_module):
@@ -275,6 +280,13 @@ def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch
     except Exception as error:
         raise _refusal(flat, call, grad_enabled, error) from error
     return exported
+
+
+def _as_leaf(tensor: Tensor, grad_enabled: bool) -> Tensor:
+    """An input as the tracer takes it: with no history, and not of inference mode."""
+    with torch.inference_mode(False):
+        leaf = tensor.clone() if tensor.is_inference() else tensor.detach()
+        return leaf.requires_grad_(tensor.requires_grad and grad_enabled)
 
 
 def _refusal(flat: _Flat, call: Call, grad_enabled: bool, error: Exception) -> CaptureError | InputError:

@@ -234,7 +234,7 @@ class _BodyWriter:
         return f"step_{origin}" if k < self.found.carry + self.found.per_step else origin
 
     def _placeholder(self, k: int, name: str) -> fx.Node:
-        holder = self.writer.graph.placeholder(name)
+        holder = self.writer.graph.create_node("placeholder", name, name=name)
         holder.meta = {"val": self.block.origin[-1 - k, 0].meta["val"], GRAD_ENABLED: self.door_mode}
         return holder
 
@@ -243,7 +243,7 @@ class _BodyWriter:
         graph = self.writer.graph
         last = [n for n in graph.nodes if n.op == "placeholder"][-1]
         with graph.inserting_after(last):
-            holder = graph.placeholder(node.name)
+            holder = graph.create_node("placeholder", node.name, name=node.name)
         holder.meta = dict(node.meta)
         self.statics.append(node)
         return holder

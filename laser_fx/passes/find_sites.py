@@ -1,0 +1,94 @@
+"""Finds the sites of a rolled graph: every linear in a loop whose weight is the same at every step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from laser_fx.capture import GRAD_ENABLED
+from laser_fx.loops import Site
+from laser_fx.passes.infra import rolled_loop
+
+__all__ = ["PlacedSite", "find_sites", "size_hint"]
+
+_LINEAR = torch.ops.aten.linear.default
+_WRAPPER = "model."
+
+
+@dataclass(frozen=True)
+class PlacedSite:
+    """A site and the node of a loop's body where it stands."""
+
+    site: Site
+    node: fx.Node
+
+
+def find_sites(
+    rolled: fx.GraphModule, states: Mapping[str, str], *, with_gradients: bool = False
+) -> tuple[PlacedSite, ...]:
+    """All sites, in program order.
+
+    Args:
+        rolled: an exact rolled graph.
+        states: placeholder → name of the parameter or buffer in the model.
+        with_gradients: only those whose activation autograd would save.
+    """
+    weights = {n: states[n.name] for n in rolled.graph.nodes if n.op == "placeholder" and n.name in states}
+    found = [p for p in _walk(rolled, "", 1, weights) if not with_gradients or p.node.meta[GRAD_ENABLED]]
+    seen: Counter[str] = Counter()
+    return tuple(_distinct(placed, seen) for placed in found)
+
+
+def size_hint(size: Any) -> int:
+    """A size as a number: a dynamic one as it was in the example."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def _distinct(placed: PlacedSite, seen: Counter[str]) -> PlacedSite:
+    """A module called twice in one body makes two sites: the second is named ``module#1``."""
+    count = seen[placed.site.key]
+    seen[placed.site.key] += 1
+    return replace(placed, site=replace(placed.site, name=f"{placed.site.name}#{count}")) if count else placed
+
+
+def _walk(
+    graph_module: fx.GraphModule, loop_name: str, steps: int, weights: Mapping[fx.Node, str]
+) -> Iterator[PlacedSite]:
+    """Sites of a graph and of the loops in it. ``weights``: node → parameter that it is, or is made of."""
+    weights = dict(weights)
+    for node in graph_module.graph.nodes:
+        loop = rolled_loop(graph_module, node)
+        if loop is not None:
+            varying = loop.carry_count + loop.per_step_count * loop.trip_count
+            fixed = [a for a in loop.body.graph.nodes if a.op == "placeholder"][loop.carry_count + loop.per_step_count :]
+            inner = {p: weights[a] for p, a in zip(fixed, node.args[varying:], strict=True) if a in weights}
+            yield from _walk(loop.body, loop.name, steps * loop.trip_count, inner)
+        elif loop_name and node.target is _LINEAR and node.args[1] in weights and node.args[0] not in weights:
+            yield PlacedSite(_site(node, loop_name, steps, weights[node.args[1]]), node)
+        elif node.op == "call_function" and node.all_input_nodes and all(a in weights for a in node.all_input_nodes):
+            weights[node] = weights[node.all_input_nodes[0]]
+
+
+def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:
+    activation, matrix = (a.meta["val"] for a in node.args[:2])  # type: ignore[union-attr]
+    assert isinstance(activation, Tensor) and isinstance(matrix, Tensor)
+    return Site(
+        name=_module_path(node) or weight.removesuffix(".weight"),
+        loop=loop_name,
+        weight=weight,
+        rows=prod(size_hint(size) for size in activation.shape[:-1]),
+        features=size_hint(activation.shape[-1]),
+        outputs=size_hint(matrix.shape[0]),
+        steps=steps,
+    )
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]).removeprefix(_WRAPPER) if stack and stack[-1][0] != _WRAPPER.rstrip(".") else ""

@@ -1,0 +1,186 @@
+"""The way from a model and a call to a program: capture, normalise, detect, reroll, find sites, insert tracking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from laser_fx import subspace
+from laser_fx.capture import Call, Captured, capture, check_finite, is_mutating
+from laser_fx.errors import CaptureError
+from laser_fx.loops import Loop, LoopNest, Site
+from laser_fx.options import Options
+from laser_fx.passes.certificate import certify
+from laser_fx.passes.detect import detect
+from laser_fx.passes.find_sites import PlacedSite, find_sites
+from laser_fx.passes.infra import rolled_loop
+from laser_fx.passes.insert_probes import insert_probes
+from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
+from laser_fx.passes.normalise import normalise
+from laser_fx.passes.reroll import reroll
+from laser_fx.program import Mode, Program, flat_record
+
+__all__ = ["build_program", "measure_spectra", "place_sites"]
+
+
+def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *, dynamic: bool = True) -> Program:
+    """Compile one call of ``model``.
+
+    Args:
+        model: in the mode that ``mode`` says.
+        call: example inputs.
+        mode: training flag, grad mode and autocast.
+        options: what the program may do.
+        dynamic: leave the shared leading dimension free.
+
+    Raises:
+        CaptureError: the model cannot be captured, or writes into its tensors where gradients are on.
+        NonFiniteError: a weight or an input is not finite.
+    """
+    check_finite(model, call)
+    captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic)
+    _refuse_mutation(captured)
+    program = _roll(model, captured, mode, options)
+    use = _use(program)
+    return program if use is None else _track(program, use)
+
+
+def _refuse_mutation(captured: Captured) -> None:
+    for node in captured.graph_module.graph.nodes:
+        if is_mutating(node):
+            raise CaptureError(
+                f"{node.target} writes into its input while gradients are on",
+                where=(node.stack_trace or node.name).strip().splitlines()[-1].strip(),
+                fix="use the operator's form without the underscore, inplace=False, or a norm without running statistics",
+            )
+
+
+def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) -> Program:
+    identities = _identities(model, captured)
+    parameters = frozenset(name for name, target in captured.states.items() if _is_parameter(model, target))
+    view = normalise(captured.graph_module.graph, identities, parameters, mode.grad_enabled)
+    block = detect(view, options.min_trip)
+    rolled = reroll(captured.graph_module, view, block, captured.states, mode.grad_enabled)
+    proof = certify(captured.graph_module, rolled.graph_module, identities, mode.grad_enabled)
+    return Program(
+        model=model,
+        mode=mode,
+        capture=captured,
+        rolled=rolled.graph_module,
+        graph_module=rolled.graph_module,
+        nest=_with_bodies(rolled.nest, rolled.graph_module),
+        sites=tuple(p.site for p in find_sites(rolled.graph_module, captured.states)),
+        options=options,
+        notes=(*rolled.notes, f"proved equal to the captured graph: {proof.operations} operators"),
+    )
+
+
+def _use(program: Program) -> Use | None:
+    """What a basis would serve here, None for nothing."""
+    if program.mode.grad_enabled:
+        return "backward" if program.options.memory == "laser" else None
+    return "forward" if program.options.forward == "lowrank" else None
+
+
+def place_sites(program: Program, use: Use) -> tuple[PlacedSite, ...]:
+    """The sites of the exact graph that a basis of this use would serve."""
+    return find_sites(program.rolled, program.capture.states, with_gradients=use == "backward")
+
+
+def _track(program: Program, use: Use) -> Program:
+    placed = place_sites(program, use)
+    if not placed:
+        return program
+    fixed = program.options.rank
+    spectra = measure_spectra(program, placed) if fixed is None else {}
+    ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program.options, spectra))) for p in placed]
+    tracked = insert_tracking(program.rolled, ranked, use)
+    return replace(
+        program,
+        graph_module=tracked.graph_module,
+        nest=_with_bodies(program.nest, tracked.graph_module),
+        sites=tuple(p.site for p in ranked),
+        constants=_constants(tracked.graph_module, tracked.constants, program.options),
+        record_names=tracked.records,
+        spectra=spectra,
+        notes=(*program.notes, *tracked.notes),
+    )
+
+
+def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str, Tensor]:
+    """Site → singular values (steps, D) of its activation on the example inputs, on the CPU."""
+    probed = insert_probes(program.rolled, placed)
+    with torch.no_grad():
+        values = program.run_graph(probed.graph_module, program.capture.call.tensors)
+    records = values[len(values) - len(probed.records) :]
+    return {
+        key: torch.stack([v.cpu() for v in flat_record(record)])
+        for key, record in zip(probed.records, records, strict=True)
+    }
+
+
+def _rank(site: Site, options: Options, spectra: dict[str, Tensor]) -> int:
+    """Columns of the site's basis.
+
+    A basis that is tracked trails the best one, so it gets an eighth more columns than that needs, and at least four.
+    """
+    if options.rank is not None:
+        return min(options.rank, site.features)
+    energies = spectra[site.key].double().square()
+    needed = max(int(subspace.needed_rank(e, e.sum(), options.fidelity)) for e in energies)
+    return min(site.features, needed + max(4, math.ceil(needed / 8)))
+
+
+def _constants(graph_module: fx.GraphModule, names: Sequence[str], options: Options) -> dict[str, Tensor]:
+    values = {n.name: n.meta["val"] for n in graph_module.graph.nodes if n.op == "placeholder" and n.name in names}
+    made: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if name == THRESHOLD:
+            made[name] = torch.tensor(options.fidelity, dtype=torch.float32, device=value.device)
+        else:
+            made[name] = subspace.sketch(value.shape[0], value.shape[1], name).to(value.device)
+    return made
+
+
+def _with_bodies(nest: LoopNest, graph_module: fx.GraphModule) -> LoopNest:
+    """The nest, with each loop's body as it stands in ``graph_module``."""
+    bodies: dict[str, fx.GraphModule] = {}
+
+    def collect(level: fx.GraphModule) -> None:
+        for node in level.graph.nodes:
+            loop = rolled_loop(level, node)
+            if loop is not None:
+                bodies[loop.name] = loop.body
+                collect(loop.body)
+
+    def attach(loop: Loop) -> Loop:
+        return replace(loop, body=bodies[loop.name], children=tuple(attach(child) for child in loop.children))
+
+    collect(graph_module)
+    return LoopNest(tuple(attach(loop) for loop in nest.loops))
+
+
+def _identities(model: nn.Module, captured: Captured) -> dict[str, Hashable]:
+    """What tells a placeholder's tensor from others: tied weights are one."""
+    states = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    identities: dict[str, Hashable] = {name: name for name in captured.constants}
+    for name, target in captured.states.items():
+        value = states[target]
+        # With gradients on, two parameters in one storage still have a gradient each.
+        shared = value.numel() > 0 and not captured.grad_enabled
+        identities[name] = _storage(value) if shared else id(value)
+    return identities
+
+
+def _storage(value: Tensor) -> Hashable:
+    address = value.untyped_storage().data_ptr()
+    return (address, value.storage_offset(), tuple(value.shape), value.stride(), str(value.dtype)) if address else id(value)
+
+
+def _is_parameter(model: nn.Module, name: str) -> bool:
+    owner, _, attribute = name.rpartition(".")
+    return attribute in model.get_submodule(owner)._parameters

@@ -1,0 +1,283 @@
+"""Rewrites a rolled graph at its sites; what stands there afterwards is the business of the pass that asks.
+
+A `SiteRewriter` writes the new nodes of one site. This module does what all such passes share: it copies the graph, hands bases from
+step to step as carries of every loop around a site, passes constants down as invariants, and collects each site's
+record as a step output of every loop around it, up to extra outputs of the whole graph.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import fx, nn
+
+from laser_fx.capture import GRAD_ENABLED
+from laser_fx.loops import Site
+from laser_fx.passes.find_sites import PlacedSite
+from laser_fx.passes.infra import PassResult, finish, getitem, rolled_loop
+from laser_fx.rolled import RolledLoop
+
+__all__ = ["Emitter", "RewrittenSites", "SiteRewriter", "rewrite_sites"]
+
+
+@dataclass(frozen=True)
+class RewrittenSites(PassResult):
+    """A graph with its sites rewritten.
+
+    Args:
+        records: keys of the sites whose records are the graph's last outputs, in order. A record is a list over steps,
+            nested as the loops are.
+        constants: names of the placeholders that were added, at the end of the graph's inputs.
+    """
+
+    records: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+
+
+class Emitter:
+    """Adds nodes to a graph, with their fake values."""
+
+    def __init__(self, graph: fx.Graph, fake_mode: Any, grad_enabled: bool) -> None:
+        self.graph, self.fake_mode, self.grad_enabled = graph, fake_mode, grad_enabled
+
+    def call(self, target: Any, args: tuple[Any, ...], name: str, **kwargs: Any) -> fx.Node:
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
+        with self.fake_mode, torch.no_grad():
+            values = fx.map_arg(args, lambda n: n.meta["val"])
+            node.meta = {"val": target(*values, **kwargs), GRAD_ENABLED: self.grad_enabled}
+        return node
+
+    def placeholder(self, name: str, value: Any) -> fx.Node:
+        node = self.graph.create_node("placeholder", name, name=name)
+        node.meta = {"val": value, GRAD_ENABLED: self.grad_enabled}
+        return node
+
+
+class SiteRewriter(Protocol):
+    """What stands at a site after the rewrite."""
+
+    title: str
+    """Heads the printed graph."""
+
+    carries_basis: bool
+    """Whether each site hands a basis to its next step."""
+
+    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
+        """Placeholders to add at the top: name → shape, all float32."""
+
+    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
+        """At the top: the values that every step of the site takes."""
+
+    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
+        """At the top: the basis before the first step."""
+
+    def write(
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
+    ) -> tuple[fx.Node | None, fx.Node | None, fx.Node]:
+        """In the body: (value that replaces the linear's or None to keep it, next basis, record)."""
+
+
+def rewrite_sites(rolled: fx.GraphModule, placed: Sequence[PlacedSite], rewriter: SiteRewriter) -> RewrittenSites:
+    """Rewrite every site of ``rolled``; the given graph stays as it is."""
+    shapes = rewriter.constants(placed)
+    return _Top(rolled, placed, rewriter, shapes).run()
+
+
+def identifier(name: str) -> str:
+    """A module path as part of a node's name.
+
+    >>> identifier("layers.0.mlp.up#1")
+    'layers_0_mlp_up_1'
+    """
+    return re.sub(r"\W", "_", name)
+
+
+class _Copier:
+    """Copies one graph level; sites, loops and outputs are rewritten on the way."""
+
+    def __init__(self, source: fx.GraphModule, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter) -> None:
+        self.source, self.placed, self.rewriter = source, placed, rewriter
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.env: dict[fx.Node, Any] = {}
+        self.sites = list(sites_inside(source, placed))
+        self.bases: dict[str, fx.Node] = {}
+        self.prepared: dict[str, tuple[fx.Node, ...]] = {}
+        self.records: dict[str, fx.Node] = {}
+
+    def emitter(self, near: fx.Node) -> Emitter:
+        return Emitter(self.graph, fake_mode_of(self.source), bool(near.meta.get(GRAD_ENABLED)))
+
+    def copy(self, node: fx.Node) -> None:
+        loop = rolled_loop(self.source, node)
+        if loop is not None:
+            self._loop(node, loop)
+        elif node.target is getitem and node.args[0] in self.env and isinstance(self.env[node.args[0]], _Call):
+            self.env[node] = self._result(node)
+        else:
+            self._plain(node)
+
+    def _plain(self, node: fx.Node) -> None:
+        site = self.placed.get(node)
+        if site is not None:
+            replaced = self._site(node, site)
+            if replaced is not None:
+                self.env[node] = replaced
+                return
+        self.env[node] = self.graph.node_copy(node, lambda n: self.env[n])
+
+    def _site(self, node: fx.Node, site: Site) -> fx.Node | None:
+        linear = tuple(self.env[a] if isinstance(a, fx.Node) else a for a in node.args)
+        value, basis, record = self.rewriter.write(
+            self.emitter(node), site, linear, self.bases.get(site.key), self.prepared[site.key]
+        )
+        if basis is not None:
+            self.bases[site.key] = basis
+        self.records[site.key] = record
+        return value
+
+    def _loop(self, node: fx.Node, loop: RolledLoop) -> None:
+        body = _Body(loop, self.placed, self.rewriter, node)
+        keys = [site.key for site in body.sites]
+        old = [self.env[a] for a in node.args]
+        carried = [self.bases[key] for key in keys] if self.rewriter.carries_basis else []
+        handed = list(dict.fromkeys(value for key in keys for value in self.prepared[key]))
+        module = body.run([self.prepared[key] for key in keys], handed, carried)
+        name = str(node.target)
+        self.root.add_module(name, module)
+        arguments = (*old[: loop.carry_count], *carried, *old[loop.carry_count :], *handed)
+        call = self.graph.call_module(name, arguments)
+        call.name = node.name
+        values = list(node.meta["val"])
+        records = [[record.meta["val"]] * loop.trip_count for record in body.records.values()]
+        bases = [basis.meta["val"] for basis in carried]
+        call.meta = {**node.meta, "val": [*values[: loop.carry_count], *bases, *values[loop.carry_count :], *records]}
+        self.env[node] = _Call(call, loop.carry_count, len(carried))
+        emit = self.emitter(node)
+        for number, key in enumerate(keys):
+            if carried:
+                self.bases[key] = self._take(emit, call, loop.carry_count + number, f"basis_{identifier(key)}")
+            first = len(values) + len(carried)
+            self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
+
+    def _take(self, emit: Emitter, call: fx.Node, index: int, name: str) -> fx.Node:
+        node = self.graph.create_node("call_function", getitem, (call, index), {}, name)
+        node.meta = {"val": call.meta["val"][index], GRAD_ENABLED: emit.grad_enabled}
+        return node
+
+    def _result(self, node: fx.Node) -> fx.Node:
+        """A result of a loop, behind the bases that it carries now."""
+        call: _Call = self.env[node.args[0]]  # type: ignore[index]
+        index = int(node.args[1])  # type: ignore[call-overload]
+        moved = index if index < call.old_carry else index + call.added
+        copied = self.graph.create_node("call_function", getitem, (call.node, moved), {}, node.name)
+        copied.meta = dict(node.meta)
+        return copied
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A rewritten loop call: results from ``old_carry`` on stand ``added`` places later."""
+
+    node: fx.Node
+    old_carry: int
+    added: int
+
+
+class _Top(_Copier):
+    def __init__(
+        self,
+        source: fx.GraphModule,
+        placed: Sequence[PlacedSite],
+        rewriter: SiteRewriter,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        super().__init__(source, {p.node: p.site for p in placed}, rewriter)
+        self.shapes = shapes
+
+    def run(self) -> RewrittenSites:
+        holders = [n for n in self.source.graph.nodes if n.op == "placeholder"]
+        for node in holders:
+            self.copy(node)
+        emit = self.emitter(holders[0])
+        constants = {name: emit.placeholder(name, self._fake(shape, holders)) for name, shape in self.shapes.items()}
+        for site in self.sites:
+            self.prepared[site.key] = self.rewriter.prepare(emit, site, constants)
+            if self.rewriter.carries_basis:
+                self.bases[site.key] = self.rewriter.first_basis(emit, site)
+        for node in self.source.graph.nodes:
+            if node.op == "output":
+                results = fx.map_arg(node.args[0], lambda n: self.env[n])
+                self.graph.output((*results, *self.records.values()))
+            elif node.op != "placeholder":
+                self.copy(node)
+        graph_module = finish(self.root, self.graph, self.rewriter.title)
+        notes = tuple(f"{self.rewriter.title}: {key}" for key in self.records)
+        return RewrittenSites(graph_module, notes, tuple(self.records), tuple(self.shapes))
+
+    def _fake(self, shape: tuple[int, ...], holders: Sequence[fx.Node]) -> torch.Tensor:
+        device = next(n.meta["val"].device for n in holders if isinstance(n.meta["val"], torch.Tensor))
+        with fake_mode_of(self.source):
+            return torch.empty(shape, device=device)
+
+
+class _Body(_Copier):
+    def __init__(
+        self, loop: RolledLoop, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter, call: fx.Node
+    ) -> None:
+        super().__init__(loop.body, placed, rewriter)
+        self.loop, self.call = loop, call
+
+    def run(
+        self, prepared: Sequence[Sequence[fx.Node]], handed: Sequence[fx.Node], bases: Sequence[fx.Node]
+    ) -> RolledLoop:
+        """Write the body. ``prepared``, ``handed`` and ``bases`` are nodes of the parent's graph."""
+        holders = [n for n in self.source.graph.nodes if n.op == "placeholder"]
+        emit = self.emitter(self.call)
+        for node in holders[: self.loop.carry_count]:
+            self.copy(node)
+        for site, basis in zip(self.sites, bases, strict=False):
+            self.bases[site.key] = emit.placeholder(f"carry_basis_{identifier(site.key)}", basis.meta["val"])
+        for node in holders[self.loop.carry_count :]:
+            self.copy(node)
+        received = {value: emit.placeholder(value.name, value.meta["val"]) for value in handed}
+        for site, values in zip(self.sites, prepared, strict=True):
+            self.prepared[site.key] = tuple(received[value] for value in values)
+        for node in self.source.graph.nodes:
+            if node.op == "output":
+                self._output(node)
+            elif node.op != "placeholder":
+                self.copy(node)
+        body = finish(self.root, self.graph, self.loop.name)
+        carry_count = self.loop.carry_count + len(bases)
+        return RolledLoop(self.loop.name, body, self.loop.trip_count, carry_count, self.loop.per_step_count)
+
+    def _output(self, node: fx.Node) -> None:
+        results = list(fx.map_arg(node.args[0], lambda n: self.env[n]))
+        # Records come in the order of the sites, which is the order in which the parent takes them.
+        self.records = {site.key: self.records[site.key] for site in self.sites}
+        bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []
+        carry, collected = results[: self.loop.carry_count], results[self.loop.carry_count :]
+        self.graph.output((*carry, *bases, *collected, *self.records.values()))
+
+
+def sites_inside(graph_module: fx.GraphModule, placed: Mapping[fx.Node, Site]) -> list[Site]:
+    """Sites of a graph and of all loops in it, in program order."""
+    found: list[Site] = []
+    for node in graph_module.graph.nodes:
+        loop = rolled_loop(graph_module, node)
+        if loop is not None:
+            found.extend(sites_inside(loop.body, placed))
+        elif node in placed:
+            found.append(placed[node])
+    return found
+
+
+def fake_mode_of(graph_module: fx.GraphModule) -> Any:
+    """The mode that made the graph's fake values."""
+    values = (n.meta.get("val") for n in graph_module.graph.nodes)
+    return next(v.fake_mode for v in values if isinstance(v, torch._subclasses.FakeTensor))

@@ -1,0 +1,161 @@
+"""A compiled program: the captured graph, its nest, what became of it, and how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from laser_fx import ops
+from laser_fx.capture import Call, Captured
+from laser_fx.loops import LoopNest, Site, Step
+from laser_fx.options import Options
+
+__all__ = ["Mode", "Program"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a program was captured under, besides its inputs.
+
+    Args:
+        training: the model's ``training`` flag.
+        grad_enabled: whether gradients are on.
+        autocast: the dtype that autocast computes in, None when it is off.
+    """
+
+    training: bool
+    grad_enabled: bool
+    autocast: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One way through a model, compiled. Frozen; the weights stay the model's own.
+
+    Args:
+        model: the model as the user gave it.
+        mode: what it was captured under.
+        capture: the flat graph and its signature.
+        rolled: the rolled graph, exact.
+        graph_module: what runs: the rolled graph, with tracking inserted where the options ask for it.
+        nest: the loops.
+        sites: the sites, with ranks where a basis was inserted.
+        options: the options in force.
+        constants: placeholders that tracking added → their tensors: the threshold and the sketches.
+        record_names: sites whose records are the last outputs of ``graph_module``.
+        spectra: site → singular values (steps, D) on the example inputs, where they were measured.
+        notes: what each pass did.
+    """
+
+    model: nn.Module
+    mode: Mode
+    capture: Captured
+    rolled: fx.GraphModule
+    graph_module: fx.GraphModule
+    nest: LoopNest
+    sites: tuple[Site, ...]
+    options: Options
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    record_names: tuple[str, ...] = ()
+    spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def captured(self) -> fx.GraphModule:
+        """The flat graph, loops unrolled."""
+        return self.capture.graph_module
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Every placeholder that is neither a user input nor the threshold → its tensor, as the model has it now."""
+        states = {name: self._state(target) for name, target in self.capture.states.items()}
+        sketches = {name: value for name, value in self.constants.items() if name != "fidelity"}
+        return {**states, **self.capture.constants, **sketches}
+
+    @property
+    def user_inputs(self) -> tuple[str, ...]:
+        """Placeholders of the tensor inputs, in order."""
+        return self.capture.inputs
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """A readable name for each of them: ``batch.inputs``."""
+        return self.capture.call.names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """A readable name for each of the model's tensor outputs."""
+        return (*(f"buffer.{name}" for name in self.capture.mutations), *self.capture.output_names)
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """The tensors that the graph was captured with."""
+        return self.capture.call.tensors
+
+    def run(self, call: Call) -> tuple[Any, tuple[Any, ...]]:
+        """The model's output for these inputs, and the records of its sites."""
+        values = self.run_graph(self.graph_module, call.tensors)
+        own, mutated = len(values) - len(self.record_names), len(self.capture.mutations)
+        with torch.no_grad():
+            for name, value in zip(self.capture.mutations, values[:mutated], strict=True):
+                self._state(name).copy_(value)
+        return self.capture.rebuild_outputs(values[mutated:own]), tuple(values[own:])
+
+    def run_graph(self, graph_module: fx.GraphModule, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Run any graph of this program on input tensors."""
+        given = {**self._fixed, **dict(zip(self.capture.inputs, tensors, strict=True))}
+        states = self.capture.states
+        arguments = [given[name] if name in given else self._state(states[name]) for name in _placeholders(graph_module)]
+        # The graph switches grad mode inside; whatever happens, the caller's is restored.
+        with torch.set_grad_enabled(self.mode.grad_enabled):
+            return tuple(graph_module(*arguments))
+
+    def steps(self, records: Sequence[Any]) -> dict[str, tuple[Step, ...]]:
+        """Records as data: site → its steps, in the order of execution."""
+        return {
+            key: tuple(_step(stats) for stats in flat_record(record))
+            for key, record in zip(self.record_names, records, strict=True)
+        }
+
+    @cached_property
+    def _fixed(self) -> dict[str, Tensor]:
+        return {**self.capture.constants, **self.constants}
+
+    def _state(self, name: str) -> Tensor:
+        owner, _, attribute = name.rpartition(".")
+        value = getattr(self.model.get_submodule(owner), attribute)
+        assert isinstance(value, Tensor)
+        return value
+
+
+def flat_record(record: Any) -> Iterator[Tensor]:
+    """The tensors of a record: a list over steps, nested as the loops are.
+
+    >>> len(list(flat_record([[torch.ones(5)] * 6] * 3)))
+    18
+    """
+    if isinstance(record, Tensor):
+        yield record
+    else:
+        for entry in record:
+            yield from flat_record(entry)
+
+
+def _placeholders(graph_module: fx.GraphModule) -> list[str]:
+    return [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+
+
+def _step(stats: Tensor) -> Step:
+    values = stats.tolist()
+    return Step(
+        fidelity=values[ops.FIDELITY],
+        rank=int(values[ops.RANK]) if values[ops.RANK] == values[ops.RANK] else 0,
+        tracked=bool(values[ops.TRACKED]),
+        reset=bool(values[ops.RESET]),
+        exact=bool(values[ops.EXACT]),
+    )

@@ -1,0 +1,173 @@
+"""From a program to its report: what it did, and what it costs, measured on its example inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laser_fx import subspace
+from laser_fx.capture import Call
+from laser_fx.loops import Site, Step
+from laser_fx.memory.measure import flops, saved_bytes
+from laser_fx.options import Options
+from laser_fx.passes.find_sites import PlacedSite
+from laser_fx.passes.infra import count_nodes
+from laser_fx.passes.pipeline import measure_spectra, place_sites
+from laser_fx.program import Program
+from laser_fx.reporting.environment import environment
+from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
+from laser_fx.reporting.report import Report
+
+__all__ = ["describe_program"]
+
+Compile = Callable[[nn.Module, Options], Any]
+
+
+def describe_program(
+    program: Program, steps: Mapping[str, tuple[Step, ...]], compile_copy: Compile | None = None
+) -> Report:
+    """Measure a program and say what was found.
+
+    Args:
+        program: any program.
+        steps: site → what its steps recorded in the latest call; empty if it was not called.
+        compile_copy: compiles a copy of a model, to measure what a training step saves; None to leave that out.
+    """
+    placed = place_sites(program, "backward" if program.mode.grad_enabled else "forward")
+    spectra = program.spectra or (measure_spectra(program, placed) if placed else {})
+    ranks = {site.key: site.rank for site in program.sites}
+    total = _forward_flops(program, exact=True)
+    saved, saved_by_site = _saved(program, compile_copy) if compile_copy else (None, {})
+    sites = tuple(
+        _site_report(p, ranks.get(p.site.key), steps.get(p.site.key, ()), spectra, program.options, total)
+        for p in placed
+    )
+    return Report(
+        model=type(program.model).__name__,
+        loops=program.nest,
+        sites=_with_saved_shares(sites, saved, saved_by_site),
+        options=program.options,
+        environment=environment(),
+        flops=_flops(program, [p.site for p in placed], total),
+        saved_bytes=saved,
+        graph=GraphSize(len(program.captured.graph.nodes), count_nodes(program.rolled)),
+        warnings=_warnings(program, sites),
+    )
+
+
+def _site_report(
+    placed: PlacedSite,
+    rank: int | None,
+    steps: tuple[Step, ...],
+    spectra: Mapping[str, Tensor],
+    options: Options,
+    total_flops: int,
+) -> SiteReport:
+    site = replace(placed.site, rank=rank)
+    if site.key not in spectra:
+        return SiteReport(site, steps, flops_share=_share(_linear_flops(site), total_flops))
+    energies = spectra[site.key].double().square()
+    shown = site.rank or _needed(energies, options.fidelity)
+    held = energies[:, :shown].sum(1) / energies.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+    return SiteReport(
+        site=site,
+        steps=steps,
+        rank_at=tuple(_needed(energies, share) for share in ENERGIES),
+        energy=float(held.min()),
+        flops_share=_share(_linear_flops(site), total_flops),
+    )
+
+
+def _needed(energies: Tensor, share: float) -> int:
+    """The least rank that holds this share of the energy at every step. ``energies``: (steps, D)."""
+    return max(int(subspace.needed_rank(step, step.sum(), share)) for step in energies)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return min(1.0, part / whole) if whole else None
+
+
+def _linear_flops(site: Site) -> int:
+    return 2 * site.rows * site.features * site.outputs * site.steps
+
+
+def _flops(program: Program, sites: Sequence[Site], total: int) -> Flops:
+    at_sites = sum(_linear_flops(site) for site in sites)
+    if program.graph_module is program.rolled or program.mode.grad_enabled:
+        return Flops(total, at_sites)
+    return Flops(total, at_sites, _forward_flops(program, exact=False) - (total - at_sites))
+
+
+def _forward_flops(program: Program, *, exact: bool) -> int:
+    graph_module = program.rolled if exact else program.graph_module
+    with torch.no_grad():
+        return flops(lambda: program.run_graph(graph_module, program.example_inputs))
+
+
+def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, dict[str, int]]:
+    """What one training step holds for backward: eager, and with LASER at its sites; bytes of X by site name."""
+    model = copy.deepcopy(program.model).train()
+    call = program.capture.call
+    if not any(p.requires_grad for p in model.parameters()):
+        return None, {}
+    others = [*model.buffers(), *call.tensors]
+    eager = _count(model, call, others)
+    options = replace(program.options, memory="laser")
+    compiled = compile_copy(model, options).train()
+    laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
+    training: Program = compiled.program
+    if not training.record_names:
+        return SavedBytes(eager), {}
+    with torch.random.fork_rng(), torch.enable_grad():
+        _, records = training.run(call)
+    at_sites = _site_bytes(training, records)
+    activations: Counter[str] = Counter()
+    for site in training.sites:
+        activations[site.name] += site.rows * site.features * site.steps * 4
+    return SavedBytes(eager, max(eager - laser + at_sites, 0), laser, at_sites), dict(activations)
+
+
+def _count(module: nn.Module, call: Call, others: Sequence[Tensor]) -> int:
+    args, kwargs = call.rebuild(call.tensors)
+    with torch.random.fork_rng(), torch.enable_grad():
+        return saved_bytes(lambda: module(*args, **kwargs), exclude=others)
+
+
+def _site_bytes(program: Program, records: Sequence[Any]) -> int:
+    """Coefficients and bases that the sites of a training call keep; an exact step keeps X."""
+    sites = {site.key: site for site in program.sites}
+    total = 0
+    for key, recorded in program.steps(records).items():
+        site = sites[key]
+        assert site.rank is not None
+        low, exact = (site.rows + site.features) * site.rank, site.rows * site.features
+        total += 4 * sum(exact if step.exact else low for step in recorded)
+    return total
+
+
+def _with_saved_shares(
+    sites: tuple[SiteReport, ...], saved: SavedBytes | None, by_name: Mapping[str, int]
+) -> tuple[SiteReport, ...]:
+    """A training step keeps X at a module's innermost loop: its first site in the report stands for it."""
+    if saved is None:
+        return sites
+    remaining = dict(by_name)
+    return tuple(replace(s, saved_share=_share(remaining.pop(s.site.name, 0), saved.eager)) for s in sites)
+
+
+def _warnings(program: Program, sites: Sequence[SiteReport]) -> tuple[str, ...]:
+    found = []
+    if not program.nest:
+        found.append("no loop shares a weight from step to step: the model runs as it is")
+    exact = sum(site.exact for site in sites)
+    if exact:
+        found.append(f"{exact} steps fell below the fidelity even after a reset and used the exact activation")
+    if program.capture.guards:
+        found.append("the graph holds for the captured sizes only: " + "; ".join(program.capture.guards))
+    return tuple(found)
