@@ -73,6 +73,7 @@ def _sections(report: Report) -> Iterator[RenderableType]:
     yield _nest(report)
     if report.sites:
         yield Padding(_sites(report), (1, 0, 0, 0))
+    if _ran(report):
         yield Text(_legend(report.options.fidelity), style="dim")
     totals = _totals(report)
     if totals.row_count:
@@ -114,33 +115,42 @@ def _grow(tree: Tree, loop: Loop) -> None:
 def _sites(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("site: loop, N × D → F", overflow="fold")
-    for title in ("steps", "k", "/".join(f"{100 * share:g}" for share in ENERGIES) + " %"):
+    energies = "/".join(f"{100 * share:g}" for share in ENERGIES) + " %"
+    for title in ("steps", "k", energies, "FLOPs", "saved"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("fidelity by step", no_wrap=True)
-    for title in ("lowest", "T", "R", "X", "FLOPs", "saved"):
-        table.add_column(title, justify="right", no_wrap=True)
+    if _ran(report):
+        table.add_column("fidelity by step", no_wrap=True)
+        for title in ("lowest", "T", "R", "X"):
+            table.add_column(title, justify="right", no_wrap=True)
     for site in report.sites:
-        table.add_row(*_row(site, report.options.fidelity))
+        done = _steps(site, report.options.fidelity) if _ran(report) else ()
+        table.add_row(*_row(site), *done)
     return table
 
 
-def _row(report: SiteReport, threshold: float) -> tuple[RenderableType, ...]:
+def _ran(report: Report) -> bool:
+    """Whether any basis was used: an inspection uses none."""
+    return any(site.steps for site in report.sites)
+
+
+def _row(report: SiteReport) -> tuple[RenderableType, ...]:
     site = report.site
     place = f"\n  {site.loop}, {site.rows} × {site.features} → {site.outputs}"
-    exact = Text(str(report.exact), style="bold red" if report.exact else "")
     return (
         Text.assemble(site.name, (place, "dim")),
         str(site.steps),
         "–" if site.rank is None else str(site.rank),
         "/".join(map(str, report.rank_at)) or "–",
-        Text(sparkline(shortened(report.steps, SPARK_WIDTH), threshold) or "–"),
-        fmt.fidelity(report.lowest_fidelity),
-        str(report.tracked),
-        str(report.resets),
-        exact,
         fmt.percent(report.flops_share),
         fmt.percent(report.saved_share),
     )
+
+
+def _steps(report: SiteReport, threshold: float) -> tuple[RenderableType, ...]:
+    counts = (str(count) if report.steps else "–" for count in (report.tracked, report.resets))
+    exact = Text(str(report.exact) if report.steps else "–", style="bold red" if report.exact else "")
+    bars = Text(sparkline(shortened(report.steps, SPARK_WIDTH), threshold) or "–")
+    return bars, fmt.fidelity(report.lowest_fidelity), *counts, exact
 
 
 def _totals(report: Report) -> Table:

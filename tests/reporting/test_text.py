@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,20 @@ def test_a_model_without_a_loop_says_so() -> None:
 
 def test_what_was_not_measured_is_a_dash() -> None:
     assert "–" in str(Report("Tiny", LoopNest((Loop("loop_0", 2),)), flops=Flops(10, 5)))
+
+
+def test_an_inspection_has_no_columns_for_steps(report: Report) -> None:
+    sites = tuple(replace(site, steps=()) for site in report.sites)
+    text = str(replace(report, sites=sites))
+    assert "fidelity by step" not in text
+    assert report.sites[0].site.name in text
+
+
+def test_a_site_that_did_not_run_has_dashes(report: Report) -> None:
+    first, *others = report.sites
+    text = str(replace(report, sites=(replace(first, steps=()), *others)))
+    line = next(line for line in text.splitlines() if line.startswith(first.site.name))
+    assert line.split()[-5:] == ["–"] * 5
 
 
 def test_print_writes_what_str_returns(report: Report) -> None:
