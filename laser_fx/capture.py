@@ -1,8 +1,8 @@
 """Model and example inputs to one flat ATen graph, its weights as placeholders.
 
-The model is wrapped so that the tracer sees flat tensors: pytrees are taken apart and put together here, which lets any
-dataclass, dict or tuple be an input or an output. Regions that the model runs under `torch.no_grad` are inlined, and every
-node says in ``meta["grad_enabled"]`` under which mode it was captured.
+The model is wrapped so that the tracer sees flat tensors: pytrees are taken apart and put together here, which lets
+any dataclass, dict or tuple be an input or an output. Regions that the model runs under `torch.no_grad` are inlined,
+and every node says in ``meta["grad_enabled"]`` under which mode it was captured.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Captured:
         return tuple(by_name[name] for name in self.inputs)
 
     def accepts(self, call: Call) -> bool:
-        """Whether this graph answers that call: same tree and constants, dtypes, devices, and sizes it was captured for."""
+        """Whether this graph answers that call: same tree, constants, dtypes, devices, and sizes it holds for."""
         if call.spec != self.call.spec or call.constants != self.call.constants:
             return False
         bound: dict[str, int] = {}
@@ -246,10 +246,11 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
 def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> None:
     """Raise `NonFiniteError`, naming the tensor, where a value cannot be meant.
 
-    A parameter must be finite. A buffer or an input must have no NaN; it may be infinite, as attention masks are, unless
-    ``infinities`` asks about that too.
+    A parameter must be finite. A buffer or an input must have no NaN; it may be infinite, as attention masks are,
+    unless ``infinities`` asks about that too.
     """
-    named = [(f"weight {name}", value, True) for name, value in model.named_parameters()]
+    named: list[tuple[str, Tensor, bool]] = []
+    named += [(f"weight {name}", value, True) for name, value in model.named_parameters()]
     named += [(f"buffer {name}", value, infinities) for name, value in model.named_buffers()]
     named += [(f"input {name}", value, infinities) for name, value in zip(call.names, call.tensors, strict=True)]
     for where, value, finite in named:
@@ -260,7 +261,7 @@ def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> N
             raise NonFiniteError(
                 f"{bad} of {value.numel()} values are {'NaN or infinite' if finite else 'NaN'}",
                 where=where,
-                fix="find where they come from: a diverged training step, a division by zero, an overflow of a half type",
+                fix="find where they come from: a diverged training step, a division by zero, an overflow in float16",
             )
 
 
@@ -304,8 +305,8 @@ def _refusal(flat: _Flat, call: Call, grad_enabled: bool, error: Exception) -> C
     return CaptureError(
         f"torch.export cannot trace the model as one graph: {_first_line(error)}",
         where=where,
-        fix="remove the branch or the Python value that depends on tensor data (torch.where instead of if), or compile the"
-        " part of the model that has none",
+        fix="remove the branch or the Python value that depends on tensor data (torch.where instead of if), or compile"
+        " the part of the model that has none",
     )
 
 

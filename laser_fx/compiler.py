@@ -12,17 +12,17 @@ from os import PathLike
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from laser_fx.capture import Call, check_finite, flatten_call
 from laser_fx.errors import InputError, NoLoopWarning, NonFiniteError, OptionError
 from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.loops import LoopNest, Site
-from laser_fx.reporting.describe import describe_program
 from laser_fx.options import Options
 from laser_fx.passes.pipeline import build_program
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reporting import Report
+from laser_fx.reporting.describe import describe_program
 
 __all__ = ["CompiledModel", "compile", "inspect"]
 
@@ -32,8 +32,9 @@ _log = logging.getLogger("laser_fx")
 class CompiledModel(nn.Module):
     """A model whose loops are rolled: the same signature, outputs, parameters and state_dict.
 
-    Made by `compile`. Parameters and buffers are the original's own: train, load or move either one. Each combination of mode, grad mode,
-    autocast, dtypes, devices and sizes is compiled when it is first called; the leading dimension stays free.
+    Made by `compile`. Parameters and buffers are the original's own: train, load or move either one. Each combination
+    of mode, grad mode, autocast, dtypes, devices and sizes is compiled when it is first called; the leading dimension
+    stays free.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -73,7 +74,9 @@ class CompiledModel(nn.Module):
         """
         if self._latest is None:
             raise InputError(
-                "nothing is compiled yet", where="CompiledModel", fix="call the model once, or pass example_inputs to compile"
+                "nothing is compiled yet",
+                where="CompiledModel",
+                fix="call the model once, or pass example_inputs to compile",
             )
         return self._latest  # type: ignore[no-any-return]
 
@@ -166,7 +169,7 @@ class CompiledModel(nn.Module):
         tensors = (*call.tensors, *self.parameters())
         grad_enabled = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if grad_enabled and not self.training and self._options.forward == "lowrank":
-            _log.info("gradients are on, so this evaluation is exact; call under torch.no_grad() for the low-rank forward")
+            _log.info("gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward")
         device = call.tensors[0].device.type if call.tensors else "cpu"
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return Mode(self.training, grad_enabled, autocast)
@@ -230,11 +233,11 @@ def compile(
     ['up', 'down']
     """
     if not isinstance(model, nn.Module):
-        raise InputError(
-            f"the model is a {type(model).__name__}", where="compile(model)", fix="pass a torch.nn.Module"
-        )
+        raise InputError(f"the model is a {type(model).__name__}", where="compile(model)", fix="pass a torch.nn.Module")
     if options is not None and not isinstance(options, Options):
-        raise OptionError(f"options is a {type(options).__name__}", where="compile(options)", fix="pass laser_fx.Options")
+        raise OptionError(
+            f"options is a {type(options).__name__}", where="compile(options)", fix="pass laser_fx.Options"
+        )
     compiled = CompiledModel(model, options or Options())
     if example_inputs is not None or example_kwargs is not None:
         call = flatten_call(_as_tuple(example_inputs), example_kwargs or {}, compiled._argument_names())
@@ -297,5 +300,3 @@ def _check_records(program: Program, call: Call, records: tuple[Any, ...]) -> No
                     where=f"site {key}",
                     fix="the activation overflows inside the loop: run in float32, or look at the model's scales",
                 )
-
-

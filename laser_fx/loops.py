@@ -83,7 +83,8 @@ class LoopNest:
         """The nest as indented text, one loop a line."""
         lines = []
         for level, loop in self._levels():
-            line = f"{'  ' * level}{loop.name} × {loop.trip_count}  carry {len(loop.carry)}, invariants {len(loop.invariants)}"
+            line = f"{'  ' * level}{loop.name} × {loop.trip_count}"
+            line += f"  carry {len(loop.carry)}, invariants {len(loop.invariants)}"
             if loop.per_step:
                 line += f", per step {len(loop.per_step)}"
             if loop.step_outputs:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from laser_fx import ops
 from laser_fx.capture import Call, Captured
+from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.options import Options
 
@@ -110,7 +111,9 @@ class Program:
         """Run any graph of this program on input tensors."""
         given = {**self._fixed, **dict(zip(self.capture.inputs, tensors, strict=True))}
         states = self.capture.states
-        arguments = [given[name] if name in given else self._state(states[name]) for name in _placeholders(graph_module)]
+        arguments = [
+            given[name] if name in given else self._state(states[name]) for name in _placeholders(graph_module)
+        ]
         # The graph switches grad mode inside; whatever happens, the caller's is restored.
         with torch.set_grad_enabled(self.mode.grad_enabled):
             return tuple(graph_module(*arguments))
@@ -129,7 +132,12 @@ class Program:
     def _state(self, name: str) -> Tensor:
         owner, _, attribute = name.rpartition(".")
         value = getattr(self.model.get_submodule(owner), attribute)
-        assert isinstance(value, Tensor)
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} was a tensor when the model was captured, and is a {type(value).__name__} now",
+                where=f"{type(self.model).__name__}.{name}",
+                fix="compile the model again after changing its structure",
+            )
         return value
 
 

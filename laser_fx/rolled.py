@@ -12,10 +12,10 @@ __all__ = ["RolledLoop"]
 class RolledLoop(nn.Module):
     """Runs ``body`` again and again; stands in a rolled graph as a ``call_module`` node.
 
-    Called with ``(*carry, *per_step, *invariants)``. ``body`` takes the carry, this step's per-step values and
-    the invariants, and returns the next carry followed by the step outputs. The call returns the final carry followed by one
-    list for each step output, the value of step ``t`` at index ``t``. A step output of a loop inside is
-    itself a list: lists nest as loops do.
+    Called with ``(*carry, *per_step, *invariants)``. ``body`` takes the carry, this step's per-step values and the
+    invariants, and returns the next carry followed by the step outputs. The call returns the final carry followed by
+    one list for each step output, the value of step ``t`` at index ``t``. A step output of a loop inside is itself a
+    list: lists nest as loops do.
 
     Args:
         name: the loop's name, ``loop_0``.

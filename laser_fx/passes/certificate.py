@@ -1,8 +1,9 @@
 """Checks that a rolled graph computes what the captured graph computes.
 
-The checker knows nothing of detection. It runs both graphs symbolically, loops step by step, and gives every value a number: equal
-numbers mean the same operator on values of equal numbers. Two graphs whose outputs have equal numbers are the same expression, and hence
-bitwise equal. Random operators are numbered by their turn in the program, so that the same draw must serve the same place.
+The checker knows nothing of detection. It runs both graphs symbolically, loops step by step, and gives every value a
+number: equal numbers mean the same operator on values of equal numbers. Two graphs whose outputs have equal numbers are
+the same expression, and hence bitwise equal. Random operators are numbered by their turn in the program, so that the
+same draw must serve the same place.
 """
 
 from __future__ import annotations

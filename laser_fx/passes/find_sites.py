@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
@@ -66,7 +66,8 @@ def _walk(
         loop = rolled_loop(graph_module, node)
         if loop is not None:
             varying = loop.carry_count + loop.per_step_count * loop.trip_count
-            fixed = [a for a in loop.body.graph.nodes if a.op == "placeholder"][loop.carry_count + loop.per_step_count :]
+            holders = [a for a in loop.body.graph.nodes if a.op == "placeholder"]
+            fixed = holders[loop.carry_count + loop.per_step_count :]
             inner = {p: weights[a] for p, a in zip(fixed, node.args[varying:], strict=True) if a in weights}
             yield from _walk(loop.body, loop.name, steps * loop.trip_count, inner)
         elif loop_name and node.target is _LINEAR and node.args[1] in weights and node.args[0] not in weights:
@@ -76,8 +77,7 @@ def _walk(
 
 
 def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:
-    activation, matrix = (a.meta["val"] for a in node.args[:2])  # type: ignore[union-attr]
-    assert isinstance(activation, Tensor) and isinstance(matrix, Tensor)
+    activation, matrix = (source.meta["val"] for source in node.all_input_nodes[:2])
     return Site(
         name=_module_path(node) or weight.removesuffix(".weight"),
         loop=loop_name,

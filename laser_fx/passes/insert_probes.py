@@ -1,4 +1,4 @@
-"""Puts a `laser::spectrum` at every site: the graph computes what it did, and returns the singular values of each activation."""
+"""Puts a `laser::spectrum` at every site: the graph also returns the singular values of each activation."""
 
 from __future__ import annotations
 

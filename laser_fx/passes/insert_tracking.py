@@ -1,7 +1,7 @@
 """Puts `laser::track`, `laser::reset` and a linear that uses their basis at every site.
 
-The basis of a site starts as zeros, which no step uses: its fidelity is 0, so the first step resets it. From then on it is
-carried from step to step. The linear computes with the basis (``"forward"``), or exactly, saving ``Z = XQ`` for
+The basis of a site starts as zeros, which no step uses: its fidelity is 0, so the first step resets it. From then on
+it is carried from step to step. The linear computes with the basis (``"forward"``), or exactly, saving ``Z = XQ`` for
 backward instead of X (``"backward"``).
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 import laser_fx.ops  # noqa: F401  registers the operators
+from laser_fx.errors import PassError
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import getitem
@@ -97,5 +98,6 @@ def _sketch_name(site: Site) -> str:
 
 
 def _rank(site: Site) -> int:
-    assert site.rank is not None
+    if site.rank is None:
+        raise PassError("a site without a rank cannot be tracked", where=site.key, fix="choose its rank first")
     return site.rank

@@ -70,13 +70,13 @@ class Block:
     Args:
         items: in program order.
         inputs: how many values come from outside.
-        outputs: what it returns; a node stands for a value that is computed from constants alone.
+        outputs: what it returns: a `Ref`, a node for a value that is computed from constants alone, or a plain number.
         origin: the captured node behind each value, for its shape, dtype and name.
     """
 
     items: Sequence[Item]
     inputs: int
-    outputs: Sequence[Ref | fx.Node]
+    outputs: Sequence[Any]
     origin: Mapping[Ref, fx.Node]
 
 
@@ -158,7 +158,7 @@ class _Normaliser:
         self.from_parameter: set[fx.Node] = set()
         self.looked_through: dict[fx.Node, str] = {}
         self.origin: dict[Ref, fx.Node] = {}
-        self.outputs: list[Ref | fx.Node] = []
+        self.outputs: list[Any] = []
 
     def run(self, graph: fx.Graph) -> View:
         for node in graph.nodes:
@@ -172,7 +172,8 @@ class _Normaliser:
         if node.op == "placeholder":
             self._placeholder(node)
         elif node.op == "output":
-            self.outputs = [self.values.get(n, n) if isinstance(n, fx.Node) else n for n in node.args[0]]  # type: ignore[union-attr]
+            results: Any = node.args[0]
+            self.outputs = [self.values.get(n, n) if isinstance(n, fx.Node) else n for n in results]
         elif is_symbolic(node):
             self.looked_through[node] = "it is a size, read off a tensor again where it is needed"
         elif (reason := identity_reason(node, self.grad_enabled)) is not None:

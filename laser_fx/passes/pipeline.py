@@ -55,7 +55,7 @@ def _refuse_mutation(captured: Captured) -> None:
             raise CaptureError(
                 f"{node.target} writes into its input while gradients are on",
                 where=(node.stack_trace or node.name).strip().splitlines()[-1].strip(),
-                fix="use the operator's form without the underscore, inplace=False, or a norm without running statistics",
+                fix="use the operator without the underscore, inplace=False, or a norm without running statistics",
             )
 
 
@@ -178,7 +178,9 @@ def _identities(model: nn.Module, captured: Captured) -> dict[str, Hashable]:
 
 def _storage(value: Tensor) -> Hashable:
     address = value.untyped_storage().data_ptr()
-    return (address, value.storage_offset(), tuple(value.shape), value.stride(), str(value.dtype)) if address else id(value)
+    if not address:
+        return id(value)
+    return address, value.storage_offset(), tuple(value.shape), value.stride(), str(value.dtype)
 
 
 def _is_parameter(model: nn.Module, name: str) -> bool:

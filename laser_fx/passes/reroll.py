@@ -1,13 +1,14 @@
 """Writes the graph again with every found loop as a `RolledLoop`.
 
-A body is copied node by node from the first step: it is never traced again, so it computes what the captured step computed.
-Weights reach a body as invariants. What depends on weights and constants alone is computed once, before the loops.
+A body is copied node by node from the first step: it is never traced again, so it computes what the captured step
+computed. Weights reach a body as invariants. What depends on weights and constants alone is computed once, before the
+loops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.passes.detect import FoundLoop
 from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem
-from laser_fx.passes.normalise import Block, Item, Ref, Slot, View, is_symbolic
+from laser_fx.passes.normalise import Block, Item, Ref, View, is_symbolic
 from laser_fx.passes.source import loop_source
 from laser_fx.rolled import RolledLoop
 
@@ -29,7 +30,7 @@ __all__ = ["Rolled", "reroll"]
 class Rolled(PassResult):
     """A rolled graph and its nest."""
 
-    nest: LoopNest = LoopNest()
+    nest: LoopNest = field(default_factory=LoopNest)
 
 
 def reroll(captured: fx.GraphModule, view: View, block: Block, states: Mapping[str, str], grad_enabled: bool) -> Rolled:
@@ -103,7 +104,8 @@ class _Writer:
 
     def _copy_item(self, index: int, item: Item, block: Block) -> None:
         node, refs = item.node, iter(item.args)
-        assert node is not None
+        if node is None:
+            raise PassError(f"item {index} is neither a node nor a loop", where="reroll")
 
         def argument(source: fx.Node) -> fx.Node:
             if source in self.static and source.op == "placeholder":
@@ -196,8 +198,9 @@ class _Writer:
 
     def _take(self, ref: Ref, loop: FoundLoop) -> fx.Node:
         """A result of a loop: ``("carry", k)`` or ``("step", j, t)``."""
-        call, slot = self.calls[ref[0]], ref[1]
-        kind, number, *trip = slot  # type: ignore[misc]
+        slot: Any = ref[1]
+        call = self.calls[ref[0]]
+        kind, number, *trip = slot
         if kind == "carry":
             return self._getitem(call, number)
         every_step = self._getitem(call, loop.carry + number)
@@ -260,7 +263,8 @@ class _BodyWriter:
 
     def _results(self) -> list[fx.Node]:
         output = next(n for n in reversed(self.writer.graph.nodes) if n.op == "output")
-        return list(output.args[0])  # type: ignore[arg-type]
+        results: Any = output.args[0]
+        return list(results)
 
     def describe(self, name: str) -> Loop:
         """The loop as data."""

@@ -1,8 +1,8 @@
 """Rewrites a rolled graph at its sites; what stands there afterwards is the business of the pass that asks.
 
-A `SiteRewriter` writes the new nodes of one site. This module does what all such passes share: it copies the graph, hands bases from
-step to step as carries of every loop around a site, passes constants down as invariants, and collects each site's
-record as a step output of every loop around it, up to extra outputs of the whole graph.
+A `SiteRewriter` writes the new nodes of one site. This module does what all such passes share: it copies the graph,
+hands bases from step to step as carries of every loop around a site, passes constants down as invariants, and collects
+each site's record as a step output of every loop around it, up to extra outputs of the whole graph.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Copier:
         loop = rolled_loop(self.source, node)
         if loop is not None:
             self._loop(node, loop)
-        elif node.target is getitem and node.args[0] in self.env and isinstance(self.env[node.args[0]], _Call):
+        elif node.target is getitem and isinstance(self.env[node.all_input_nodes[0]], _Call):
             self.env[node] = self._result(node)
         else:
             self._plain(node)
@@ -143,7 +143,7 @@ class _Copier:
     def _loop(self, node: fx.Node, loop: RolledLoop) -> None:
         body = _Body(loop, self.placed, self.rewriter, node)
         keys = [site.key for site in body.sites]
-        old = [self.env[a] for a in node.args]
+        old = [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
         carried = [self.bases[key] for key in keys] if self.rewriter.carries_basis else []
         handed = list(dict.fromkeys(value for key in keys for value in self.prepared[key]))
         module = body.run([self.prepared[key] for key in keys], handed, carried)
@@ -171,8 +171,8 @@ class _Copier:
 
     def _result(self, node: fx.Node) -> fx.Node:
         """A result of a loop, behind the bases that it carries now."""
-        call: _Call = self.env[node.args[0]]  # type: ignore[index]
-        index = int(node.args[1])  # type: ignore[call-overload]
+        index: Any = node.args[1]
+        call: _Call = self.env[node.all_input_nodes[0]]
         moved = index if index < call.old_carry else index + call.added
         copied = self.graph.create_node("call_function", getitem, (call.node, moved), {}, node.name)
         copied.meta = dict(node.meta)
@@ -226,9 +226,7 @@ class _Top(_Copier):
 
 
 class _Body(_Copier):
-    def __init__(
-        self, loop: RolledLoop, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter, call: fx.Node
-    ) -> None:
+    def __init__(self, loop: RolledLoop, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter, call: fx.Node) -> None:
         super().__init__(loop.body, placed, rewriter)
         self.loop, self.call = loop, call
 
@@ -257,7 +255,7 @@ class _Body(_Copier):
         return RolledLoop(self.loop.name, body, self.loop.trip_count, carry_count, self.loop.per_step_count)
 
     def _output(self, node: fx.Node) -> None:
-        results = list(fx.map_arg(node.args[0], lambda n: self.env[n]))
+        results: Any = fx.map_arg(node.args[0], lambda n: self.env[n])
         # Records come in the order of the sites, which is the order in which the parent takes them.
         self.records = {site.key: self.records[site.key] for site in self.sites}
         bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []

@@ -22,9 +22,9 @@ Frame = tuple[str, int, str]
 def loop_source(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> str | None:
     """``file:line`` of a loop, from the call stacks of its first two steps.
 
-    All its nodes share the frames down to the function in which it stands. From there upwards, the first ``for`` or ``while``
-    around all of the lines is the loop; where there is none (unrolled by hand, or its last step written apart) it is
-    the first line that they part at.
+    All its nodes share the frames down to the function in which it stands. From there upwards, the first ``for`` or
+    ``while`` around all of the lines is the loop; where there is none (unrolled by hand, or its last step written
+    apart) it is the first line that they part at.
     """
     stacks = [frames for frames in map(_frames, [*first, *second]) if frames]
     if not stacks:
