@@ -78,6 +78,7 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
 
 def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
     readable = dict(zip(program.user_inputs, program.input_names, strict=True))
+    weights = program.weights
     placeholders = module.graph.find_nodes(op="placeholder")
     rename = _symbol_names([p for p in placeholders if p.name in readable])
     stored: dict[tuple[Any, ...], ir.Value] = {}
@@ -85,8 +86,8 @@ def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
     for node in placeholders:
         if node.name in readable:
             by_name[node.name] = _renamed(value_like(node.meta["val"], readable[node.name]), rename)
-        elif node.name in program.weights:
-            by_name[node.name] = _weight(node.name, program.weights[node.name], stored)
+        elif node.name in weights:
+            by_name[node.name] = _weight(node.name, weights[node.name], stored)
         elif node.name == FIDELITY:
             name = _free(FIDELITY, set(program.input_names))
             by_name[node.name] = _optional_input(name, np.array(program.options.fidelity, np.float32))

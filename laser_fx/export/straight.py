@@ -119,8 +119,8 @@ def _straight(
 
 
 def example(value: Tensor) -> Tensor:
-    """Zeros in the shape, dtype of a fake tensor, symbolic sizes at their hints."""
-    return torch.zeros([hint(size) for size in value.shape], dtype=value.dtype)
+    """Zeros like a fake tensor, symbolic sizes at their hints."""
+    return torch.zeros([hint(size) for size in value.shape], dtype=value.dtype, device=value.device)
 
 
 def hint(size: int | torch.SymInt) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from laser_fx.errors import ExportError
 from laser_fx.export import functions
+from laser_fx.export.repair import make_vectors_columns
 from laser_fx.export.straight import example
 
 __all__ = ["translate"]
@@ -50,6 +51,7 @@ def translate(straight: fx.GraphModule, opset: int) -> ir.Model:
                 fix="replace the operator in the model by one that torch.onnx knows",
             ) from error
     assert program is not None  # it is None only for the legacy exporter
+    make_vectors_columns(program.model)
     for node in program.model.graph.all_nodes():
         _name_after_module(node)
     return program.model

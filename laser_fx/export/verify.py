@@ -108,9 +108,12 @@ def compare(
                 f"{name!r} has shape {actual[name].shape}, not {value.shape}", where=where, fix=_FIX
             )
     agree = [_same_decisions(expected[v], actual[v], threshold, f"{where}, site {key}") for key, v in metadata.records]
-    if not all(agree):
+    if not all(agree) and threshold < 1:
         return None
-    tolerance = _TRACKED_TOLERANCE if metadata.records and threshold < 1 else _EXACT_TOLERANCE
+    exact = not metadata.records or (
+        all(agree) and threshold == 1
+    )  # else a full basis passed for exact: as near as it is
+    tolerance = _EXACT_TOLERANCE if exact else _TRACKED_TOLERANCE
     return max((_error(n, expected[v], actual[v], tolerance, where) for n, v in metadata.outputs), default=0.0)
 
 

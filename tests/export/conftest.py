@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn import functional as F
 
 from laser_fx import ops, subspace  # the import of ops registers the laser:: operators
+from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options
 from laser_fx.rolled import RolledLoop
@@ -138,8 +140,8 @@ def step(z: Tensor, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 WEIGHTS = {"w": random(D, D, seed=1) / 4, "b": random(D, seed=2)}
 
 
-def one_loop(trips: int = 5) -> HandMade:
-    """z ← step(z, x), with a step output of which the last and the whole are used."""
+def one_loop(trips: int = 5, dynamic: bool = True, used: int = -1) -> HandMade:
+    """z ← step(z, x), with a step output of which one step is used."""
 
     def body(z: Tensor, x: Tensor, w: Tensor, b: Tensor) -> Any:
         following = step(z, x, w, b)
@@ -149,13 +151,14 @@ def one_loop(trips: int = 5) -> HandMade:
 
     def top(self: Any, w: Tensor, b: Tensor, x: Tensor, z: Tensor) -> Any:
         out = self.loop_0(z * 0.5, x, w, b)
-        return (torch.tanh(out[0]), out[0], out[1][-1] + 1, z)
+        return (torch.tanh(out[0]), out[0], out[1][used] + 1, z)
 
     def unrolled(w: Tensor, b: Tensor, x: Tensor, z: Tensor) -> Any:
-        first, z = z, z * 0.5
+        first, z, means = z, z * 0.5, []
         for _ in range(trips):
             z = step(z, x, w, b)
-        return (torch.tanh(z), z, z.mean(-1) + 1, first)
+            means.append(z.mean(-1))
+        return (torch.tanh(z), z, means[used] + 1, first)
 
     inputs = {"x": random(2, 3, D, seed=3), "z": random(2, 3, D, seed=4)}
     return program(
@@ -163,6 +166,7 @@ def one_loop(trips: int = 5) -> HandMade:
         trace(unrolled),
         WEIGHTS,
         inputs,
+        dynamic=dynamic,
         output_names=("y", "carry.z", "last", "first"),
         renamed={"x": "batch.inputs", "z": "carry.z"},
         options=Options.exact(),
@@ -269,7 +273,7 @@ def tracked(fidelity: float = 0.98, bias: bool = True) -> HandMade:
     """One tracked site in a loop: basis carried, statistics recorded at every step."""
 
     def body(z: Tensor, q: Tensor, x: Tensor, w: Tensor, b: Tensor, at: Tensor, sketch: Tensor) -> Any:
-        laser, h = torch.ops.laser, torch.tanh(z + x)
+        laser, h = torch.ops.laser, torch.tanh(0.1 * (z + x))
         q, measured, was_tracked = laser.track(h, q, at)
         q, stats = laser.reset(h, q, measured, was_tracked, sketch, at)
         return 0.5 * z + laser.lowrank_linear(h, w, b if bias else None, q, stats), q, stats
@@ -283,7 +287,7 @@ def tracked(fidelity: float = 0.98, bias: bool = True) -> HandMade:
     def unrolled(w: Tensor, b: Tensor, q: Tensor, x: Tensor) -> Any:
         z = x
         for _ in range(4):
-            z = 0.5 * z + F.linear(torch.tanh(z + x), w, b if bias else None)
+            z = 0.5 * z + F.linear(torch.tanh(0.1 * (z + x)), w, b if bias else None)
         return (z,)
 
     sketch = subspace.sketch(D, K, "loop_0:up")
@@ -302,6 +306,15 @@ def tracked(fidelity: float = 0.98, bias: bool = True) -> HandMade:
 MAKERS = {f.__name__: f for f in (one_loop, nested, per_step, two_loops, tracked)}
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These tensors are small: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def make() -> Callable[..., HandMade]:
     """Make a program by the name of its function."""
@@ -310,3 +323,15 @@ def make() -> Callable[..., HandMade]:
         return MAKERS[name](**options)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[HandMade, OnnxFile]]:
+    """A program by name and its file, verified, written once for all tests."""
+
+    @functools.cache
+    def written(name: str) -> tuple[HandMade, OnnxFile]:
+        program = MAKERS[name]()
+        return program, to_onnx(program, tmp_path_factory.mktemp("onnx") / f"{name}.onnx")
+
+    return written

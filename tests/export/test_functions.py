@@ -1,0 +1,132 @@
+"""The ONNX functions decide and compute as the eager operators do."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from laser_fx import ops, subspace
+from laser_fx.export import functions
+
+assert ops.track is not None  # the import registers the operators
+OUTPUTS = {"track": 3, "reset": 2, "orthonormalise": 1, "lowrank_linear": 1, "lowrank_linear_unbiased": 1}
+LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
+
+
+@functools.cache
+def session(name: str, ranks: tuple[int, ...], level: str) -> Any:
+    inputs = [f"input_{position}" for position in range(len(ranks))]
+    outputs = [f"output_{position}" for position in range(OUTPUTS[name])]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(name, inputs, outputs, domain=functions.DOMAIN)],
+        "graph",
+        [
+            onnx.helper.make_tensor_value_info(i, onnx.TensorProto.FLOAT, [f"{i}_{axis}" for axis in range(rank)])
+            for i, rank in zip(inputs, ranks, strict=True)
+        ],
+        [onnx.ValueInfoProto(name=output) for output in outputs],
+    )
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(functions.DOMAIN, 1)],
+        functions=[ir.to_proto(function) for function in functions.all_functions()],
+        ir_version=10,
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def call(name: str, *inputs: Tensor, level: str = "ORT_ENABLE_ALL") -> list[Tensor]:
+    running = session(name, tuple(value.ndim for value in inputs), level)
+    feed = {f"input_{position}": value.numpy() for position, value in enumerate(inputs)}
+    return [torch.from_numpy(np.array(output)) for output in running.run(None, feed)]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ill_conditioned(features: int, rank: int, condition: float) -> Tensor:
+    u = torch.linalg.qr(random(features, rank).double())[0]
+    v = torch.linalg.qr(random(rank, rank, seed=1).double())[0]
+    values = torch.logspace(0, -float(np.log10(condition)), rank, dtype=torch.float64)
+    return ((u * values) @ v.mT).float()
+
+
+ACTIVATIONS = {
+    "low rank": random(30, 3, seed=1) @ random(3, 12, seed=2) + 0.05 * random(30, 12, seed=3),
+    "full rank": random(30, 12, seed=4),
+    "three dimensions": random(2, 15, 12, seed=4),
+    "few rows": random(2, 12, seed=5),
+    "zero": torch.zeros(30, 12),
+    "not a number": torch.full((30, 12), torch.nan),
+}
+BASES = {"random": subspace.orthonormalise(subspace.sketch(12, 4, 0)), "empty": torch.zeros(12, 4)}
+BASES["not orthonormal"] = BASES["random"] * 1.01
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_step_decides_and_measures_as_eager(activation: str, basis: str, level: str) -> None:
+    x, q, sketch = ACTIVATIONS[activation], BASES[basis], subspace.sketch(12, 4, 9)
+    for threshold in (0.2, 0.8, 0.97, 1.0):
+        at = torch.tensor(threshold)
+        tracked = torch.ops.laser.track(x, q, at)
+        expected_q, expected = torch.ops.laser.reset(x, *tracked, sketch, at)
+        ours = call("track", x, q, at, level=level)
+        actual_q, actual = call("reset", x, *ours, sketch, at, level=level)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0, equal_nan=True)
+        assert torch.equal(actual[2:], expected[2:])
+        if expected[ops.FIDELITY] > 0.5:  # the same subspace, whatever its basis
+            torch.testing.assert_close(actual_q @ actual_q.mT, expected_q @ expected_q.mT, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("features", "rank"), [(64, 16), (256, 128), (20, 20)])
+def test_columns_are_orthonormal_at_condition_1e5(features: int, rank: int, level: str) -> None:
+    (q,) = call("orthonormalise", ill_conditioned(features, rank, 1e5), level=level)
+    assert subspace.orthonormality_error(q).item() <= 1e-5
+    assert q.any(0).all()
+
+
+def test_well_conditioned_columns_become_those_of_eager() -> None:
+    y = ill_conditioned(40, 10, 10.0)
+    torch.testing.assert_close(call("orthonormalise", y)[0], subspace.orthonormalise(y), atol=1e-5, rtol=0)
+
+
+def test_zero_and_surplus_columns_stay_zero() -> None:
+    y = torch.eye(5)[:, [0, 0, 1, 4, 1]]
+    y[:, 3] = 0
+    (q,) = call("orthonormalise", y)
+    assert torch.equal(q, torch.eye(5)[:, [0, 0, 1, 4, 1]] * torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_columns_that_are_not_finite_become_zero(bad: float) -> None:
+    y = random(6, 3)
+    y[0, 1] = bad
+    (q,) = call("orthonormalise", y)
+    assert q.isfinite().all()
+    assert q.any(0).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("exact", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(12,), (7, 12), (2, 3, 12)])
+def test_lowrank_linear_is_that_of_eager(shape: tuple[int, ...], exact: float) -> None:
+    x, weight, bias, q = random(*shape), random(5, 12, seed=1), random(5, seed=2), BASES["random"]
+    stats = torch.tensor([1.0, 4.0, 0.0, 0.0, exact])
+    (biased,) = call("lowrank_linear", x, weight, bias, q, stats)
+    torch.testing.assert_close(biased, torch.ops.laser.lowrank_linear(x, weight, bias, q, stats), atol=1e-5, rtol=1e-5)
+    (plain,) = call("lowrank_linear_unbiased", x, weight, q, stats)
+    torch.testing.assert_close(plain, torch.ops.laser.lowrank_linear(x, weight, None, q, stats), atol=1e-5, rtol=1e-5)
