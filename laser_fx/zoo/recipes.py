@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import optim
 
-from laser_fx.zoo.tasks import Maze, Sudoku, Task
+from laser_fx.zoo.tasks import Sudoku, Task
 from laser_fx.zoo.trm import TRM, TRMConfig
 
 __all__ = ["RECIPES", "Recipe"]
@@ -93,25 +93,26 @@ RECIPES = {
             pos_encodings="none",
             mlp_t=True,
         ),
-        batches=1200,
+        batches=500,
         supervision_steps=3,
         test_steps=8,
     ),
     "attention": Recipe(
-        task=Maze(7),
+        task=Sudoku(6, givens=12),
         config=TRMConfig(
-            seq_len=49,
-            vocab_size=6,
+            seq_len=36,
+            vocab_size=7,
             H_cycles=2,
             L_cycles=2,
-            hidden_size=128,
+            hidden_size=192,
             num_heads=4,
-            pos_encodings="rope2d",
-            rope_theta=10.0,
+            pos_encodings="learned",
         ),
-        batches=3000,
-        curriculum=((250, Maze(7, max_path=4)), (700, Maze(7, max_path=8))),
+        batches=900,
+        curriculum=((60, Sudoku(6, givens=24)), (150, Sudoku(6, givens=17))),
+        supervision_steps=3,
         test_steps=4,
         muon_rate=4e-3,
+        seed=1,
     ),
 }

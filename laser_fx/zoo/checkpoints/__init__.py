@@ -18,8 +18,8 @@ _FOLDER = Path(__file__).parent
 def models() -> tuple[str, ...]:
     """Names of the trained models.
 
-    >>> models()
-    ('attention', 'sudoku')
+    >>> "sudoku" in models()
+    True
     """
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
