@@ -5,7 +5,7 @@ All are functional, none returns its input, and all have fake rules: graphs with
 measurements are constants for autograd. Autocast is off inside: the dtypes of a graph are those it was captured with.
 
 >>> x, q = torch.eye(4), torch.eye(4)[:, :3].contiguous()
->>> _, measured, tracked = torch.ops.laser.track(x, q, torch.tensor(0.7))
+>>> _, z, measured, tracked = torch.ops.laser.track(x, q, torch.tensor(0.7))
 >>> measured.item(), tracked.item()
 (0.75, 0.0)
 """
@@ -31,75 +31,85 @@ def _autocast_off(x: Tensor) -> torch.autocast:
 
 
 @torch.library.custom_op("laser::track", mutates_args=())
-def track(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def track(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Measure a basis; below the threshold make one power iteration and measure again.
 
+    The coefficients that a measurement needs are those that the linear needs: they are handed on, so that a basis which is
+    kept costs nothing but the projection.
+
     Returns:
-        The basis (D, k), its fidelity (0-d), and 1.0 where an iteration was made, else 0.0 (0-d), all float32.
+        The basis (D, k), its coefficients ``Z = XQ`` (N, k), its fidelity (0-d), and 1.0 where an iteration was
+        made, else 0.0 (0-d), all float32.
     """
     with _autocast_off(x):
-        at_hand = subspace.fidelity(x, q)
+        z, total = subspace.project(x, q), subspace.energy(x)
+        at_hand = subspace.measure_coefficients(z, q, total)[0]
         if bool(at_hand >= threshold):
-            return q.clone(), at_hand, torch.zeros_like(at_hand)
-        following = subspace.track(x, q)
-        return following, subspace.fidelity(x, following), torch.ones_like(at_hand)
+            return q.clone(), z, at_hand, torch.zeros_like(at_hand)
+        following = subspace.orthonormalise(subspace.flatten(x).mT @ z)
+        z = subspace.project(x, following)
+        return following, z, subspace.measure_coefficients(z, following, total)[0], torch.ones_like(at_hand)
 
 
 @torch.library.custom_op("laser::reset", mutates_args=())
 def reset(
-    x: Tensor, q: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, q: Tensor, z: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Keep a basis that meets the threshold; else make a fresh one with the randomised range finder.
 
     Args:
+        z: coefficients of ``q``, as `track` returned them.
         fidelity: fidelity of ``q``, as `track` measured it.
         tracked: `track`'s flag, passed on into the statistics.
         sketch: (D, k) Gaussian constant.
 
     Returns:
-        The basis (D, k), and stats (5,) float32: fidelity of the returned basis, the least number of its columns that
-        reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is still below, or NaN.
+        The basis (D, k), its coefficients (N, k), and stats (5,) float32: fidelity of the returned basis, the least number of
+        its columns that reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is still
+        below, or NaN.
     """
     with _autocast_off(x):
         kept = bool(fidelity >= threshold)
         following = q.clone() if kept else subspace.range_finder(x, sketch)
-        measured, energies, total = subspace.measure(x, following)
+        coefficients = z.clone() if kept else subspace.project(x, following)
+        measured, energies, total = subspace.measure_coefficients(coefficients, following, subspace.energy(x))
         if kept:
             measured = fidelity
         rank = subspace.needed_rank(energies, total, threshold)
         flags = torch.stack([tracked, torch.full_like(tracked, float(not kept)), (~(measured >= threshold)).to(rank)])
-        return following, torch.cat([torch.stack([measured, rank]), flags])
+        return following, coefficients, torch.cat([torch.stack([measured, rank]), flags])
 
 
 @torch.library.custom_op("laser::lowrank_linear", mutates_args=())
-def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> Tensor:
-    """``(XQ)(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``x``.
+def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
+    """``Z(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``x``.
 
     Args:
         weight: (F, D).
         bias: (F,) or ``None``.
+        q: (D, k).
+        z: ``XQ``, (N, k).
     """
     with _autocast_off(x):
         if _is_exact(stats):
             return F.linear(x, weight, bias)
-        y = (subspace.project(x, q) @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
+        y = (z @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
         return (y if bias is None else y + bias.to(q)).to(x.dtype)
 
 
 @torch.library.custom_op("laser::linear", mutates_args=())
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> tuple[Tensor, Tensor]:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
     """A linear whose backward keeps ``Z = XQ`` instead of ``X``.
 
     Forward is exact, bitwise ``F.linear``. Backward: ``grad_X = dY W`` and ``grad_b = Σ dY`` exactly,
-    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Where ``stats`` says exact, X itself is kept and grad_W is exact.
+    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of ``x``. Where ``stats`` says exact, X itself is
+    kept and grad_W is exact.
 
-    Returns:
-        y (..., F), and z (N, k) in the dtype of ``x``; z has no rows where X was kept (the fake rule always
-        gives N rows).
+    Args:
+        z: ``XQ``, (N, k), float32.
     """
     with _autocast_off(x):
-        z = q.new_empty(0, q.shape[1]) if _is_exact(stats) else subspace.project(x, q)
-        return F.linear(x, weight, bias), z.to(x.dtype)
+        return F.linear(x, weight, bias)
 
 
 @torch.library.custom_op("laser::spectrum", mutates_args=())
@@ -114,26 +124,25 @@ def _is_exact(stats: Tensor) -> bool:
 
 
 @track.register_fake
-def _(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(()), q.new_empty(())
+def _(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), _empty_coefficients(x, q), q.new_empty(()), q.new_empty(())
 
 
 @reset.register_fake
 def _(
-    x: Tensor, q: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(5)
+    x: Tensor, q: Tensor, z: Tensor, fidelity: Tensor, tracked: Tensor, sketch: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(z), q.new_empty(5)
 
 
 @lowrank_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> Tensor:
+@linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor) -> tuple[Tensor, Tensor]:
-    rows = x.reshape(-1, x.shape[-1]).shape[0]
-    return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(rows, q.shape[1])
+def _empty_coefficients(x: Tensor, q: Tensor) -> Tensor:
+    return q.new_empty(x.reshape(-1, x.shape[-1]).shape[0], q.shape[1])
 
 
 @spectrum.register_fake
@@ -154,41 +163,39 @@ for _operator in (track, reset, spectrum):
     _operator.register_autograd(_no_gradient, setup_context=_constant)
 
 
-def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, q, _ = inputs
-    z = output[1]
-    ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
-    ctx.mark_non_differentiable(z)
-    ctx.save_for_backward(x if ctx.exact else z, weight, q)
+def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, q, z, stats = inputs
+    ctx.exact, ctx.has_bias = _is_exact(stats), bias is not None
+    ctx.save_for_backward(x if ctx.exact else z.to(x.dtype), weight, q)
 
 
-def _linear_backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     kept, weight, q = ctx.saved_tensors
     with _autocast_off(grad_y):
         wanted = ctx.needs_input_grad
         grad_x = grad_y @ weight if wanted[0] else None
         grad_weight = _grad_weight(grad_y, kept, weight, None if ctx.exact else q) if wanted[1] else None
-        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None
+        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
 
 
 linear.register_autograd(_linear_backward, setup_context=_keep_coefficients)
 
 
 def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, q, stats = inputs
+    x, weight, bias, q, z, stats = inputs
     ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, q, stats)
+    ctx.save_for_backward(x, weight, q, z, stats)
 
 
 def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, q, stats = ctx.saved_tensors
+    x, weight, q, z, stats = ctx.saved_tensors
     with _autocast_off(grad_y):
         exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
         projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
         grad_x = torch.where(exact, grad_y @ weight, projected)
-        coefficients = _grad_weight(grad_y, subspace.project(x, q), weight, q)
+        coefficients = _grad_weight(grad_y, z, weight, q)
         grad_weight = torch.where(exact, _grad_weight(grad_y, x, weight, None), coefficients)
-        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None
+        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
 
 
 lowrank_linear.register_autograd(_lowrank_backward, setup_context=_keep_input)

@@ -23,6 +23,7 @@ __all__ = [
     "fidelity",
     "flatten",
     "measure",
+    "measure_coefficients",
     "needed_rank",
     "orthonormalise",
     "orthonormality_error",
@@ -78,7 +79,12 @@ def measure(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ``‖XQ‖² / ‖X‖²`` in [0, 1], 0-d: 1 where X = 0, 0 where Q is not orthonormal to `ORTHONORMALITY_LIMIT`,
         NaN where X has one. Then `column_energies` (k,), and `energy`, 0-d.
     """
-    energies, total = column_energies(x, q), energy(x)
+    return measure_coefficients(project(x, q), q, energy(x))
+
+
+def measure_coefficients(z: Tensor, q: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`measure`, where the coefficients ``Z = XQ`` (N, k) and ``total = ‖X‖²`` (0-d) are at hand."""
+    energies = z.square().sum(0)
     ratio = torch.where(total == 0, torch.ones_like(total), energies.sum() / total).clamp(max=1.0)
     trusted = orthonormality_error(q) <= ORTHONORMALITY_LIMIT
     return torch.where(trusted, ratio, torch.zeros_like(ratio)), energies, total

@@ -65,16 +65,15 @@ def power_iteration(x: FLOAT, q: FLOAT) -> FLOAT:
 
 
 @script(_OURS, default_opset=op)
-def energies_of(x: FLOAT, q: FLOAT) -> tuple[FLOAT, FLOAT]:
-    flat = flatten(x, q)
-    energies = op.ReduceSumSquare(op.MatMul(flat, q), [0], keepdims=0)
-    total = op.ReduceSum(op.ReduceSumSquare(flat, [0], keepdims=0), keepdims=0)
+def energies_of(x: FLOAT, z: FLOAT) -> tuple[FLOAT, FLOAT]:
+    energies = op.ReduceSumSquare(z, [0], keepdims=0)
+    total = op.ReduceSum(op.ReduceSumSquare(op.Cast(x, to=1), [-1], keepdims=0), keepdims=0)
     return energies, total
 
 
 @script(_OURS, default_opset=op)
-def fidelity_of(x: FLOAT, q: FLOAT) -> FLOAT:
-    energies, total = energies_of(x, q)
+def fidelity_of(x: FLOAT, q: FLOAT, z: FLOAT) -> FLOAT:
+    energies, total = energies_of(x, z)
     ratio = op.Where(op.Equal(total, 0.0), 1.0, op.Div(op.ReduceSum(energies, keepdims=0), total))
     ratio = op.Where(op.Greater(ratio, 1.0), 1.0, ratio)  # Min would drop a NaN
     gram = op.MatMul(op.Transpose(q, perm=[1, 0]), q)
@@ -84,17 +83,21 @@ def fidelity_of(x: FLOAT, q: FLOAT) -> FLOAT:
 
 
 @script(_OURS, default_opset=op)
-def track(x: FLOAT, q: FLOAT, threshold: FLOAT) -> tuple[FLOAT, FLOAT, FLOAT]:
-    at_hand = fidelity_of(x, q)
+def track(x: FLOAT, q: FLOAT, threshold: FLOAT) -> tuple[FLOAT, FLOAT, FLOAT, FLOAT]:
+    flat = flatten(x, q)
+    at_hand_z = op.MatMul(flat, q)
+    at_hand = fidelity_of(x, q, at_hand_z)
     if at_hand >= threshold:
         basis = op.Identity(q)
+        z = op.Identity(at_hand_z)
         fidelity = op.Identity(at_hand)
         tracked = op.Constant(value_float=0.0)
     else:
-        basis = power_iteration(x, q)
-        fidelity = fidelity_of(x, basis)
+        basis = orthonormalise(op.MatMul(op.Transpose(flat, perm=[1, 0]), at_hand_z))
+        z = op.MatMul(flat, basis)
+        fidelity = fidelity_of(x, basis, z)
         tracked = op.Constant(value_float=1.0)
-    return basis, fidelity, tracked
+    return basis, z, fidelity, tracked
 
 
 @script(_OURS, default_opset=op)
@@ -108,16 +111,20 @@ def needed_rank(energies: FLOAT, total: FLOAT, threshold: FLOAT) -> FLOAT:
 
 
 @script(_OURS, default_opset=op)
-def reset(x: FLOAT, q: FLOAT, fidelity: FLOAT, tracked: FLOAT, sketch: FLOAT, threshold: FLOAT) -> tuple[FLOAT, FLOAT]:
+def reset(
+    x: FLOAT, q: FLOAT, z: FLOAT, fidelity: FLOAT, tracked: FLOAT, sketch: FLOAT, threshold: FLOAT
+) -> tuple[FLOAT, FLOAT, FLOAT]:
     if fidelity >= threshold:
         basis = op.Identity(q)
+        coefficients = op.Identity(z)
         measured = op.Identity(fidelity)
         fresh = op.Constant(value_floats=[0.0])
     else:
         basis = power_iteration(x, power_iteration(x, sketch))
-        measured = fidelity_of(x, basis)
+        coefficients = op.MatMul(flatten(x, basis), basis)
+        measured = fidelity_of(x, basis, coefficients)
         fresh = op.Constant(value_floats=[1.0])
-    energies, total = energies_of(x, basis)
+    energies, total = energies_of(x, coefficients)
     rank = needed_rank(energies, total, threshold)
     exact = op.Cast(op.Not(op.GreaterOrEqual(measured, threshold)), to=1)
     stats = op.Concat(
@@ -128,24 +135,24 @@ def reset(x: FLOAT, q: FLOAT, fidelity: FLOAT, tracked: FLOAT, sketch: FLOAT, th
         op.Reshape(exact, [1]),
         axis=0,
     )
-    return basis, stats
+    return basis, coefficients, stats
 
 
 @script(_OURS, default_opset=op)
-def lowrank_linear_unbiased(x: FLOAT, weight: FLOAT, q: FLOAT, stats: FLOAT) -> FLOAT:
+def lowrank_linear_unbiased(x: FLOAT, weight: FLOAT, q: FLOAT, z: FLOAT, stats: FLOAT) -> FLOAT:
     flat = flatten(x, q)
     exact = op.Cast(op.Gather(stats, _EXACT, axis=0), to=9)
     if exact:
         y = op.MatMul(flat, op.Transpose(op.Cast(weight, to=1), perm=[1, 0]))
     else:
-        y = op.MatMul(op.MatMul(flat, q), op.Transpose(op.MatMul(op.Cast(weight, to=1), q), perm=[1, 0]))
+        y = op.MatMul(z, op.Transpose(op.MatMul(op.Cast(weight, to=1), q), perm=[1, 0]))
     shape = op.Concat(op.Shape(x, start=0, end=-1), op.Shape(weight, start=0, end=1), axis=0)
     return op.CastLike(op.Reshape(y, shape), x)
 
 
 @script(_OURS, default_opset=op)
-def lowrank_linear(x: FLOAT, weight: FLOAT, bias: FLOAT, q: FLOAT, stats: FLOAT) -> FLOAT:
-    return op.Add(lowrank_linear_unbiased(x, weight, q, stats), bias)
+def lowrank_linear(x: FLOAT, weight: FLOAT, bias: FLOAT, q: FLOAT, z: FLOAT, stats: FLOAT) -> FLOAT:
+    return op.Add(lowrank_linear_unbiased(x, weight, q, z, stats), bias)
 
 
 def all_functions() -> list[ir.Function]:
@@ -168,19 +175,19 @@ def all_functions() -> list[ir.Function]:
 
 def call_track(x: Any, q: Any, threshold: Any) -> Any:
     """A call of ``laser_fx.track``, for torch's exporter."""
-    return _operator("track", 3, 3)(x, q, threshold)
+    return _operator("track", 3, 4)(x, q, threshold)
 
 
-def call_reset(x: Any, q: Any, fidelity: Any, tracked: Any, sketch: Any, threshold: Any) -> Any:
+def call_reset(x: Any, q: Any, z: Any, fidelity: Any, tracked: Any, sketch: Any, threshold: Any) -> Any:
     """A call of ``laser_fx.reset``, for torch's exporter."""
-    return _operator("reset", 6, 2)(x, q, fidelity, tracked, sketch, threshold)
+    return _operator("reset", 7, 3)(x, q, z, fidelity, tracked, sketch, threshold)
 
 
-def call_lowrank_linear(x: Any, weight: Any, bias: Any, q: Any, stats: Any) -> Any:
+def call_lowrank_linear(x: Any, weight: Any, bias: Any, q: Any, z: Any, stats: Any) -> Any:
     """A call of ``laser_fx.lowrank_linear``, for torch's exporter; another function where there is no bias."""
     if bias is None:
-        return _operator("lowrank_linear_unbiased", 4, 1)(x, weight, q, stats)
-    return _operator("lowrank_linear", 5, 1)(x, weight, bias, q, stats)
+        return _operator("lowrank_linear_unbiased", 5, 1)(x, weight, q, z, stats)
+    return _operator("lowrank_linear", 6, 1)(x, weight, bias, q, z, stats)
 
 
 def _operator(name: str, inputs: int, outputs: int) -> onnxscript.values.Op:

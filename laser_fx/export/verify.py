@@ -36,6 +36,7 @@ _EXACT_TOLERANCE = 1e-4
 _TRACKED_TOLERANCE = 5e-3
 _FIRST_MARGIN = 1e-5
 _LATER_MARGIN = 1e-4
+_LEAST_SCALE = 1e-2  # an output of smaller values is what rounding leaves of larger ones
 _OTHER_FIDELITIES = (0.9, 1.0)
 
 Array = npt.NDArray[Any]
@@ -144,7 +145,7 @@ def _error(name: str, expected: Array, actual: Array, tolerance: float, where: s
         return 0.0
     finite = np.isfinite(expected)
     same = np.array_equal(finite, np.isfinite(actual))
-    scale = max(float(np.abs(expected[finite]).max(initial=0.0)), 1e-6)
+    scale = max(float(np.abs(expected[finite]).max(initial=0.0)), _LEAST_SCALE)
     error = float(np.abs(expected[finite] - actual[finite]).max(initial=0.0)) / scale if same else float("inf")
     if not error <= tolerance:
         raise VerificationError(

@@ -37,6 +37,10 @@ def test_values_beyond_the_tolerance_are_named() -> None:
         check(PLAIN, {"y": Y}, {"y": Y + np.float32(4e-3)})
 
 
+def test_what_rounding_leaves_of_larger_values_is_no_difference() -> None:
+    assert check(PLAIN, {"y": Y * np.float32(1e-9)}, {"y": -Y * np.float32(1e-9)}) < 1e-6
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_value_that_is_finite_on_one_side_only_is_an_error(bad: float) -> None:
     with pytest.raises(VerificationError):
