@@ -94,8 +94,12 @@ class _Search:
                 continue
             first, last = self._matching(period, start, done)
             done = max(last, start + 1)
-            if last - first >= period:
-                yield from self._verified(period, first, last, min_trip)
+            if last - first < period:
+                continue
+            yield from self._verified(period, first, last, min_trip)
+            turns = self._turns(period, first, last)
+            if turns > 1:
+                yield from self._verified(period * turns, first, last - period * (turns - 1), min_trip)
 
     def _matching(self, period: int, start: int, floor: int) -> tuple[int, int]:
         """The widest [first, last) around ``start`` in which every token recurs one period later."""
@@ -125,6 +129,16 @@ class _Search:
             else:
                 start += 1
 
+    def _turns(self, period: int, first: int, last: int) -> int:
+        """How many periods make a step where states take turns: the last period reads values made that long ago."""
+        longest = 0
+        for index in range(last, last + period):
+            for (a, _), (b, _) in zip(self.args[index - period], self.args[index], strict=True):
+                if a >= first and b - a == period:
+                    longest = max(longest, index - b)
+        # From its own step or the one before, a value is less than two periods away.
+        return -(-longest // period) if longest >= 2 * period else 1
+
     def _first_break(self, start: int, period: int) -> int | None:
         for index in range(start, start + period):
             broken = self._break_at(index, period, start, True)
@@ -149,16 +163,28 @@ class _Search:
         return self.kinds[a] == self.kinds[b]
 
     def _is_recursive(self, run: Run) -> bool:
-        """Something is carried, and a weight is shared."""
+        """A weight is shared, and what a step hands on depends on what was handed to it."""
         step = range(run.start, run.start + run.period)
-        return any(self._shares_weight(i, run.period) for i in step) and self._carry_width(run) > 0
+        return any(self._shares_weight(i, run.period) for i in step) and self._feeds_back(run)
+
+    def _feeds_back(self, run: Run) -> bool:
+        """Whether some carried value of the second step depends on itself, by way of others or not."""
+        start, stop = run.start + run.period, run.start + 2 * run.period
+        handed = {ref for i in range(start, stop) for ref in self.args[i] if run.start <= ref[0] < start}
+        depends: dict[int, frozenset[int]] = {}
+        for index in range(start, stop):
+            found = frozenset().union(*(depends[a] for a, _ in self.args[index] if a >= start))
+            depends[index] = found | {a + run.period for a, _ in self.args[index] if run.start <= a < start}
+        open_ends = {a + run.period for a, _ in handed}
+        # Drop what depends on nothing that is handed on: a cycle is what remains.
+        while dropped := {a for a in open_ends if not depends[a] & open_ends}:
+            open_ends -= dropped
+        return bool(open_ends)
 
     def _shares_weight(self, index: int, period: int) -> bool:
         """A weight stands in the item's token, or is the same argument one step later."""
-        held = [ref for ref in self.args[index] if ref in self.weights]
-        if not held:
-            return self.items[index].reads_weight
-        return any(ref in self.args[index + period] for ref in held)
+        following = self.args[index + period]
+        return self.items[index].reads_weight or any(r in self.weights and r in following for r in self.args[index])
 
     def _carry_width(self, run: Run) -> int:
         second = range(run.start + run.period, run.start + 2 * run.period)

@@ -26,6 +26,7 @@ Ref = tuple[int, Slot]
 level the numbers after the inputs stand for what is computed from weights and constants."""
 
 _IDENTITIES = {aten.alias.default, aten.lift_fresh_copy.default, aten.detach.default, aten.detach_.default}
+_PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
 
 
@@ -52,7 +53,7 @@ class Item:
         token: equal for operations that can be the same one in two iterations.
         args: the values it reads, in the order in which they stand in the node's arguments.
         node: the captured node, None for a loop.
-        reads_weight: whether a parameter is among its arguments.
+        reads_weight: whether a parameter is part of its token; what is made of parameters is among its ``args``.
         loop: the loop that this item stands for, set by detection.
     """
 
@@ -204,17 +205,23 @@ class _Normaliser:
         refs: list[Ref] = []
         key = (node.op, str(node.target), self._skeleton(node.args, refs), self._skeleton(node.kwargs, refs))
         kind = (*key, describe(node.meta.get("val")), bool(node.meta.get(GRAD_ENABLED)))
-        reads_weight = any(n in self.from_parameter for n in node.all_input_nodes)
+        weights = [n for n in node.all_input_nodes if n in self.from_parameter]
+        fixed = not is_random(node) and all(self._is_fixed(source) for source in node.all_input_nodes)
+        # A product with a weight is work of the step in which it stands, even if that step starts from a constant.
+        if fixed and weights and node.target not in _PRODUCTS:
+            self.from_parameter.add(node)
         # With gradients on, where a weight is cast or transposed decides how its gradient is summed: keep it in place.
-        movable = not (self.grad_enabled and reads_weight)
-        if movable and not is_random(node) and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes):
+        movable = not weights or (node in self.from_parameter and not self.grad_enabled)
+        if movable and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes) and not is_random(node):
             self.static[node] = self.intern((*kind, tuple(refs)))
-            if reads_weight:
-                self.from_parameter.add(node)
             return
         self.values[node] = (len(self.items), 0)
         self.origin[self.values[node]] = node
-        self.items.append(Item(self.intern(kind), tuple(refs), node, reads_weight))
+        in_token = any(weight.op == "placeholder" for weight in weights)
+        self.items.append(Item(self.intern(kind), tuple(refs), node, in_token))
+
+    def _is_fixed(self, source: fx.Node) -> bool:
+        return source in self.static or source in self.from_parameter or is_symbolic(source)
 
     def _skeleton(self, argument: Any, refs: list[Ref]) -> Hashable:
         """A hashable copy of an argument; values become holes and are appended to ``refs``."""

@@ -18,7 +18,7 @@ from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.passes.detect import FoundLoop
-from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem
+from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder
 from laser_fx.passes.normalise import Block, Item, Ref, View, is_symbolic
 from laser_fx.passes.source import loop_source
 from laser_fx.rolled import RolledLoop
@@ -226,6 +226,7 @@ class _BodyWriter:
         self.writer = _Writer(self.root, parent.static, parent.states, self.door_mode, prefix=name)
         self.writer.request_static = self._add_static
         self.holders = [self._placeholder(k, self._input_name(k)) for k in range(self.block.inputs)]
+        self.last_holder = self.holders[-1]
         self.writer.bind({(-1 - k, 0): holder for k, holder in enumerate(self.holders)})
         self.writer.write(self.block)
         self.name = name
@@ -237,19 +238,15 @@ class _BodyWriter:
         return f"step_{origin}" if k < self.found.carry + self.found.per_step else origin
 
     def _placeholder(self, k: int, name: str) -> fx.Node:
-        holder = self.writer.graph.create_node("placeholder", name, name=name)
-        holder.meta = {"val": self.block.origin[-1 - k, 0].meta["val"], GRAD_ENABLED: self.door_mode}
-        return holder
+        return placeholder(self.writer.graph, name, self.block.origin[-1 - k, 0].meta["val"], self.door_mode)
 
     def _add_static(self, node: fx.Node) -> fx.Node:
         """A weight, or what is made of weights, becomes one more invariant."""
         graph = self.writer.graph
-        last = [n for n in graph.nodes if n.op == "placeholder"][-1]
-        with graph.inserting_after(last):
-            holder = graph.create_node("placeholder", node.name, name=node.name)
-        holder.meta = dict(node.meta)
+        with graph.inserting_after(self.last_holder):
+            self.last_holder = placeholder(graph, node.name, node.meta["val"], self.door_mode)
         self.statics.append(node)
-        return holder
+        return self.last_holder
 
     def finish(self) -> tuple[RolledLoop, list[fx.Node]]:
         """The loop, and the static nodes that it takes after its other arguments."""

@@ -18,7 +18,7 @@ from torch import fx, nn
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
-from laser_fx.passes.infra import PassResult, finish, getitem, rolled_loop
+from laser_fx.passes.infra import PassResult, finish, getitem, placeholder, rolled_loop
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["Emitter", "RewrittenSites", "SiteRewriter", "rewrite_sites"]
@@ -52,9 +52,7 @@ class Emitter:
         return node
 
     def placeholder(self, name: str, value: Any) -> fx.Node:
-        node = self.graph.create_node("placeholder", name, name=name)
-        node.meta = {"val": value, GRAD_ENABLED: self.grad_enabled}
-        return node
+        return placeholder(self.graph, name, value, self.grad_enabled)
 
 
 class SiteRewriter(Protocol):

@@ -14,7 +14,8 @@ from torch import fx
 __all__ = ["loop_source"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
-_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1] / "capture.py"))
+_OURS = Path(__file__).parents[1]
+_HIDDEN = (str(Path(torch.__file__).parent), str(_OURS / "capture.py"), str(_OURS / "compiler.py"))
 
 Frame = tuple[str, int, str]
 
