@@ -34,8 +34,8 @@ def _autocast_off(x: Tensor) -> torch.autocast:
 def track(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Measure a basis; below the threshold make one power iteration and measure again.
 
-    The coefficients that a measurement needs are those that the linear needs: they are handed on, so that a basis which is
-    kept costs nothing but the projection.
+    The coefficients that a measurement needs are those that the linear needs: they are handed on, so that a basis which
+    is kept costs nothing but the projection.
 
     Returns:
         The basis (D, k), its coefficients ``Z = XQ`` (N, k), its fidelity (0-d), and 1.0 where an iteration was
@@ -64,20 +64,20 @@ def reset(
         sketch: (D, k) Gaussian constant.
 
     Returns:
-        The basis (D, k), its coefficients (N, k), and stats (5,) float32: fidelity of the returned basis, the least number of
-        its columns that reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is still
-        below, or NaN.
+        The basis (D, k), its coefficients (N, k), and stats (5,) float32: fidelity of the returned basis, the least
+        number of its columns that reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is
+        still below, or NaN; the coefficients have no rows then (the fake rule always gives N).
     """
     with _autocast_off(x):
-        kept = bool(fidelity >= threshold)
+        kept, total = bool(fidelity >= threshold), subspace.energy(x)
         following = q.clone() if kept else subspace.range_finder(x, sketch)
         coefficients = z.clone() if kept else subspace.project(x, following)
-        measured, energies, total = subspace.measure_coefficients(coefficients, following, subspace.energy(x))
-        if kept:
-            measured = fidelity
-        rank = subspace.needed_rank(energies, total, threshold)
-        flags = torch.stack([tracked, torch.full_like(tracked, float(not kept)), (~(measured >= threshold)).to(rank)])
-        return following, coefficients, torch.cat([torch.stack([measured, rank]), flags])
+        measured = fidelity if kept else subspace.measure_coefficients(coefficients, following, total)[0]
+        rank = subspace.needed_rank(coefficients.square().sum(0), total, threshold)
+        exact = not kept and not bool(measured >= threshold)
+        flags = tracked.new_tensor([float(not kept), float(exact)])
+        stats = torch.cat([torch.stack([measured, rank, tracked]), flags])
+        return following, coefficients[:0].clone() if exact else coefficients, stats
 
 
 @torch.library.custom_op("laser::lowrank_linear", mutates_args=())
@@ -102,11 +102,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor,
     """A linear whose backward keeps ``Z = XQ`` instead of ``X``.
 
     Forward is exact, bitwise ``F.linear``. Backward: ``grad_X = dY W`` and ``grad_b = Σ dY`` exactly,
-    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of ``x``. Where ``stats`` says exact, X itself is
+    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of ``x``. Where Z has no rows, X itself is
     kept and grad_W is exact.
 
     Args:
-        z: ``XQ``, (N, k), float32.
+        z: ``XQ``, (N, k) float32, or (0, k), as `reset` returned it.
     """
     with _autocast_off(x):
         return F.linear(x, weight, bias)
@@ -164,9 +164,10 @@ for _operator in (track, reset, spectrum):
 
 
 def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, q, z, stats = inputs
-    ctx.exact, ctx.has_bias = _is_exact(stats), bias is not None
-    ctx.save_for_backward(x if ctx.exact else z.to(x.dtype), weight, q)
+    x, weight, bias, q, z, _ = inputs
+    ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
+    kept = z if z.dtype == x.dtype else z.to(x.dtype)
+    ctx.save_for_backward(x if ctx.exact else kept, weight, q)
 
 
 def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -182,18 +183,18 @@ linear.register_autograd(_linear_backward, setup_context=_keep_coefficients)
 
 
 def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, q, z, stats = inputs
+    x, weight, bias, q, _, stats = inputs
     ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, q, z, stats)
+    ctx.save_for_backward(x, weight, q, stats)
 
 
 def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, q, z, stats = ctx.saved_tensors
+    x, weight, q, stats = ctx.saved_tensors
     with _autocast_off(grad_y):
         exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
         projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
         grad_x = torch.where(exact, grad_y @ weight, projected)
-        coefficients = _grad_weight(grad_y, z, weight, q)
+        coefficients = _grad_weight(grad_y, subspace.project(x, q), weight, q)
         grad_weight = torch.where(exact, _grad_weight(grad_y, x, weight, None), coefficients)
         return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
 

@@ -34,41 +34,60 @@ def stats(exact: bool) -> Tensor:
 
 def site(x: Tensor, q: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     at = torch.tensor(threshold)
-    q, fidelity, tracked = LASER.track(x, q, at)
-    return LASER.reset(x, q, fidelity, tracked, subspace.sketch(x.shape[-1], q.shape[1], 7), at)
+    sketch = subspace.sketch(x.shape[-1], q.shape[1], 7)
+    q, _, measured = LASER.reset(x, *LASER.track(x, q, at), sketch, at)
+    return q, measured
 
 
 def samples(grad: bool, exact: bool = False) -> tuple[Any, ...]:
     x = random(2, 5, 6).requires_grad_(grad)
     weight, bias = random(4, 6, seed=1).requires_grad_(grad), random(4, seed=2).requires_grad_(grad)
-    return x, weight, bias, basis(6, 3), stats(exact)
+    q = basis(6, 3)
+    return x, weight, bias, q, coefficients(x, q, exact), stats(exact)
+
+
+def coefficients(x: Tensor, q: Tensor, exact: bool = False) -> Tensor:
+    z = subspace.project(x.detach(), q)
+    return z[:0].clone() if exact else z
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.9])
 def test_opcheck_of_the_measuring_operators(threshold: float) -> None:
-    x, q, at = random(2, 5, 6), basis(6, 3), torch.tensor(threshold)
+    x, q, at = low_rank(10, 6, 3).reshape(2, 5, 6), basis(6, 3), torch.tensor(threshold)
     torch.library.opcheck(LASER.track.default, (x, q, at))
     sketch = subspace.sketch(6, 3, 1)
-    torch.library.opcheck(LASER.reset.default, (x, q, torch.tensor(0.5), torch.tensor(0.0), sketch, at))
+    torch.library.opcheck(
+        LASER.reset.default, (x, q, coefficients(x, q), torch.tensor(0.5), torch.tensor(0.0), sketch, at)
+    )
     torch.library.opcheck(LASER.spectrum.default, (x,))
 
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_opcheck_of_the_linears(grad: bool, bias: bool) -> None:
-    x, weight, b, q, s = samples(grad)
-    arguments = (x, weight, b if bias else None, q, s)
+    x, weight, b, *rest = samples(grad)
+    arguments = (x, weight, b if bias else None, *rest)
     torch.library.opcheck(LASER.lowrank_linear.default, arguments)
     torch.library.opcheck(LASER.linear.default, arguments)
 
 
 def test_no_operator_returns_its_input() -> None:
     x, q, at = random(5, 6), basis(6, 6), torch.tensor(0.01)
-    kept, fidelity, tracked = LASER.track(x, q, at)
-    again, _ = LASER.reset(x, kept, fidelity, tracked, subspace.sketch(6, 6, 0), at)
+    kept, z, fidelity, tracked = LASER.track(x, q, at)
+    again, same, _ = LASER.reset(x, kept, z, fidelity, tracked, subspace.sketch(6, 6, 0), at)
     assert torch.equal(kept, q)
     assert torch.equal(again, q)
-    assert len({t.untyped_storage().data_ptr() for t in (q, kept, again)}) == 3
+    assert torch.equal(same, z)
+    assert len({t.untyped_storage().data_ptr() for t in (q, kept, again, z, same)}) == 5
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 0.99])
+def test_the_coefficients_are_those_of_the_basis_and_have_no_rows_where_the_step_is_exact(threshold: float) -> None:
+    x, q, at = random(40, 12), basis(12, 4), torch.tensor(threshold)
+    tracked = LASER.track(x, q, at)
+    torch.testing.assert_close(tracked[1], subspace.project(x, tracked[0]))
+    q, z, measured = LASER.reset(x, *tracked, subspace.sketch(12, 4, 7), at)
+    torch.testing.assert_close(z, subspace.project(x, q)[: 0 if measured[ops.EXACT] else 40])
 
 
 def test_a_good_basis_is_kept() -> None:
@@ -137,19 +156,19 @@ def test_a_step_never_uses_a_basis_below_the_threshold(
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_lowrank_linear_is_exact_where_the_flag_says_so(bias: bool) -> None:
-    x, weight, b, q, _ = samples(False)
+    x, weight, b, q, z, _ = samples(False)
     b = b if bias else None
-    assert torch.equal(LASER.lowrank_linear(x, weight, b, q, stats(True)), F.linear(x, weight, b))
+    assert torch.equal(LASER.lowrank_linear(x, weight, b, q, z, stats(True)), F.linear(x, weight, b))
     expected = F.linear(x @ q @ q.mT, weight, b)
-    torch.testing.assert_close(LASER.lowrank_linear(x, weight, b, q, stats(False)), expected)
+    torch.testing.assert_close(LASER.lowrank_linear(x, weight, b, q, z, stats(False)), expected)
 
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("operator", [LASER.linear, LASER.lowrank_linear])
 def test_gradients_at_full_rank_are_those_of_a_linear(exact: bool, operator: Any) -> None:
-    x, weight, bias, _, s = samples(True, exact)
-    out = operator(x, weight, bias, basis(6, 6), s)
-    y = out[0] if isinstance(out, tuple) else out
+    x, weight, bias, _, _, s = samples(True, exact)
+    full = basis(6, 6)
+    y = operator(x, weight, bias, full, coefficients(x, full, exact), s)
     cotangent = random(2, 5, 4, seed=9)
     ours = torch.autograd.grad(y, (x, weight, bias), cotangent)
     theirs = torch.autograd.grad(F.linear(x, weight, bias), (x, weight, bias), cotangent)
@@ -159,37 +178,38 @@ def test_gradients_at_full_rank_are_those_of_a_linear(exact: bool, operator: Any
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_training_forward_is_bitwise_a_linear(dtype: torch.dtype) -> None:
     x, weight, bias = random(3, 5, 6, dtype=dtype), random(4, 6, dtype=dtype, seed=1), random(4, dtype=dtype, seed=2)
-    y, z = LASER.linear(x, weight, bias, basis(6, 3), stats(False))
+    q = basis(6, 3)
+    y = LASER.linear(x, weight, bias, q, coefficients(x, q), stats(False))
     assert torch.equal(y, F.linear(x, weight, bias))
-    assert z.dtype == dtype
-    assert z.shape == (15, 3)
 
 
 def test_the_weight_gradient_is_that_of_the_projected_activation() -> None:
-    x, weight, bias, q, s = samples(True)
-    LASER.linear(x, weight, bias, q, s)[0].square().sum().backward()
+    x, weight, bias, q, z, s = samples(True)
+    LASER.linear(x, weight, bias, q, z, s).square().sum().backward()
     grad_y = 2 * F.linear(x, weight, bias).detach().reshape(-1, 4)
     torch.testing.assert_close(weight.grad, grad_y.mT @ (x.detach().reshape(-1, 6) @ q @ q.mT))
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_what_the_training_linear_saves(exact: bool) -> None:
-    x, weight, bias, q, s = samples(True, exact)
-    saved: list[tuple[int, ...]] = []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_the_training_linear_saves(exact: bool, dtype: torch.dtype) -> None:
+    x, weight, bias, q, z, s = samples(True, exact)
+    saved: list[tuple[tuple[int, ...], torch.dtype]] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.append(tuple(tensor.shape))
+        saved.append((tuple(tensor.shape), tensor.dtype))
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        _, z = LASER.linear(x, weight, bias, q, s)
-    assert z.shape == ((0, 3) if exact else (10, 3))
-    assert sorted(saved) == sorted([(2, 5, 6) if exact else (10, 3), (4, 6), (6, 3)])
+        LASER.linear(x.to(dtype), weight.to(dtype), bias.to(dtype), q, z, s)
+    kept = (2, 5, 6) if exact else (10, 3)
+    assert {(kept, dtype), ((4, 6), dtype), ((6, 3), torch.float32)} <= set(saved)
+    assert ((10, 3) if exact else (2, 5, 6)) not in {shape for shape, _ in saved}
 
 
 def test_only_the_gradients_that_are_wanted_are_made() -> None:
-    x, weight, _, q, s = samples(False)
-    LASER.linear(x, weight.requires_grad_(), None, q, s)[0].sum().backward()
+    x, weight, _, q, z, s = samples(False)
+    LASER.linear(x, weight.requires_grad_(), None, q, z, s).sum().backward()
     assert weight.grad is not None
     assert x.grad is None
 
@@ -202,12 +222,13 @@ def test_bases_and_measurements_are_constants_for_autograd() -> None:
 
 
 def test_bfloat16_gradients_are_near_those_of_float32() -> None:
-    x, weight, bias, _, s = samples(False)
+    x, weight, bias, _, _, s = samples(False)
     full = basis(6, 6)
+    z = coefficients(x, full)
     grads = []
     for dtype in (torch.float32, torch.bfloat16):
         parameter = weight.detach().clone().to(dtype).requires_grad_()
-        LASER.linear(x.to(dtype), parameter, bias.to(dtype), full, s)[0].sum().backward()
+        LASER.linear(x.to(dtype), parameter, bias.to(dtype), full, z, s).sum().backward()
         assert parameter.grad is not None
         assert parameter.grad.dtype == dtype
         grads.append(parameter.grad.float())
@@ -224,9 +245,8 @@ def test_autocast_does_not_reach_inside() -> None:
 def test_operators_can_be_exported_with_a_dynamic_batch() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: Tensor, w: Tensor, q: Tensor, sketch: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-            q, fidelity, tracked = LASER.track(x, q, at)
-            q, measured = LASER.reset(x, q, fidelity, tracked, sketch, at)
-            return LASER.lowrank_linear(x, w, None, q, measured), measured
+            q, z, measured = LASER.reset(x, *LASER.track(x, q, at), sketch, at)
+            return LASER.lowrank_linear(x, w, None, q, z, measured), measured
 
     arguments = (random(2, 5, 6), random(4, 6), basis(6, 3), subspace.sketch(6, 3, 0), torch.tensor(0.9))
     dynamic = ({0: torch.export.Dim("batch")}, None, None, None, None)

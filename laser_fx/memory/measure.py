@@ -84,26 +84,26 @@ def flops(fn: Callable[[], object]) -> int:
 
 def _track(x: Tensor, q: Tensor, threshold: Tensor, out_val: tuple[Tensor, ...]) -> int:
     measured = _measure(x, q)
-    return measured if not out_val[2].item() else 2 * measured + _power_iteration(x, q)
+    return measured if not out_val[3].item() else 2 * measured + _power_iteration(x, q, projected=True)
 
 
-def _reset(x: Tensor, q: Tensor, *_: Tensor, out_val: tuple[Tensor, Tensor]) -> int:
-    return _measure(x, q) + (2 * _power_iteration(x, q) if out_val[1][ops.RESET].item() else 0)
+def _reset(x: Tensor, q: Tensor, *_: Tensor, out_val: tuple[Tensor, ...]) -> int:
+    return _measure(x, q) + 2 * _power_iteration(x, q) if out_val[2][ops.RESET].item() else 0
 
 
-def _lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor, out_val: Tensor) -> int:
+def _lowrank_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor, out_val: Tensor
+) -> int:
     if stats[ops.EXACT].item():
         return _product(_rows(x), *weight.shape)
     outputs, features = weight.shape
-    rank = q.shape[1]
-    return _product(_rows(x), features, rank) + _product(outputs, features, rank) + _product(_rows(x), rank, outputs)
+    return _product(outputs, features, q.shape[1]) + _product(_rows(x), q.shape[1], outputs)
 
 
 def _linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, stats: Tensor, out_val: tuple[Tensor, Tensor]
+    x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor, out_val: Tensor
 ) -> int:
-    projected = 0 if stats[ops.EXACT].item() else _product(_rows(x), *q.shape)
-    return _product(_rows(x), *weight.shape) + projected
+    return _product(_rows(x), *weight.shape)
 
 
 def _attention_on_cpu(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val: Any, **__: Any) -> int:
@@ -116,9 +116,10 @@ def _measure(x: Tensor, q: Tensor) -> int:
     return _product(_rows(x), *q.shape) + _product(q.shape[1], *q.shape)
 
 
-def _power_iteration(x: Tensor, q: Tensor) -> int:
-    """``Xᵀ(XQ)`` and its QR with Q formed: 4 D k²."""
-    return 2 * _product(_rows(x), *q.shape) + 2 * _product(q.shape[1], *q.shape)
+def _power_iteration(x: Tensor, q: Tensor, *, projected: bool = False) -> int:
+    """``Xᵀ(XQ)`` and its QR with Q formed: 4 D k². ``projected``: XQ was at hand."""
+    products = 1 if projected else 2
+    return products * _product(_rows(x), *q.shape) + 2 * _product(q.shape[1], *q.shape)
 
 
 def _product(n: int, d: int, k: int) -> int:

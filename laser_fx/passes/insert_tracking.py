@@ -81,16 +81,17 @@ class _Tracking:
         tracked = emit.call(torch.ops.laser.track.default, (seen, basis, threshold), f"track_{name}")
         parts = [emit.call(getitem, (tracked, i), f"tracked_{part}_{name}") for i, part in enumerate(_TRACKED)]
         reset = emit.call(torch.ops.laser.reset.default, (seen, *parts, sketch, threshold), f"reset_{name}")
-        following = emit.call(getitem, (reset, 0), f"next_basis_{name}")
-        stats = emit.call(getitem, (reset, 1), f"stats_{name}")
-        arguments = (x, weight, bias, following, stats)
-        if self.use == "forward":
-            return emit.call(torch.ops.laser.lowrank_linear.default, arguments, f"linear_{name}"), following, stats
-        both = emit.call(torch.ops.laser.linear.default, arguments, f"linear_{name}")
-        return emit.call(getitem, (both, 0), f"value_{name}"), following, stats
+        following, z, stats = (emit.call(getitem, (reset, i), f"{part}_{name}") for i, part in enumerate(_RESET))
+        operator = _LINEAR[self.use]
+        return emit.call(operator, (x, weight, bias, following, z, stats), f"linear_{name}"), following, stats
 
 
-_TRACKED = ("basis", "fidelity", "flag")
+_TRACKED = ("basis", "coefficients", "fidelity", "flag")
+_RESET = ("next_basis", "coefficients", "stats")
+_LINEAR = {
+    "forward": torch.ops.laser.lowrank_linear.default,
+    "backward": torch.ops.laser.linear.default,
+}
 
 
 def _sketch_name(site: Site) -> str:

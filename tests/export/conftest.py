@@ -274,9 +274,9 @@ def tracked(fidelity: float = 0.98, bias: bool = True) -> HandMade:
 
     def body(z: Tensor, q: Tensor, x: Tensor, w: Tensor, b: Tensor, at: Tensor, sketch: Tensor) -> Any:
         laser, h = torch.ops.laser, torch.tanh(0.1 * (z + x))
-        q, measured, was_tracked = laser.track(h, q, at)
-        q, stats = laser.reset(h, q, measured, was_tracked, sketch, at)
-        return 0.5 * z + laser.lowrank_linear(h, w, b if bias else None, q, stats), q, stats
+        q, projected, measured, was_tracked = laser.track(h, q, at)
+        q, projected, stats = laser.reset(h, q, projected, measured, was_tracked, sketch, at)
+        return 0.5 * z + laser.lowrank_linear(h, w, b if bias else None, q, projected, stats), q, stats
 
     loop = RolledLoop("loop_0", trace(body), trip_count=4, carry_count=2)
 

@@ -17,7 +17,7 @@ from laser_fx import ops, subspace
 from laser_fx.export import functions
 
 assert ops.track is not None  # the import registers the operators
-OUTPUTS = {"track": 3, "reset": 2, "orthonormalise": 1, "lowrank_linear": 1, "lowrank_linear_unbiased": 1}
+OUTPUTS = {"track": 4, "reset": 3, "orthonormalise": 1, "lowrank_linear": 1, "lowrank_linear_unbiased": 1}
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
 
 
@@ -83,11 +83,12 @@ def test_a_step_decides_and_measures_as_eager(activation: str, basis: str, level
     for threshold in (0.2, 0.8, 0.97, 1.0):
         at = torch.tensor(threshold)
         tracked = torch.ops.laser.track(x, q, at)
-        expected_q, expected = torch.ops.laser.reset(x, *tracked, sketch, at)
+        expected_q, _, expected = torch.ops.laser.reset(x, *tracked, sketch, at)
         ours = call("track", x, q, at, level=level)
-        actual_q, actual = call("reset", x, *ours, sketch, at, level=level)
+        actual_q, z, actual = call("reset", x, *ours, sketch, at, level=level)
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0, equal_nan=True)
         assert torch.equal(actual[2:], expected[2:])
+        torch.testing.assert_close(z, subspace.project(x, actual_q), atol=1e-5, rtol=1e-5, equal_nan=True)
         if expected[ops.FIDELITY] > 0.5:  # the same subspace, whatever its basis
             torch.testing.assert_close(actual_q @ actual_q.mT, expected_q @ expected_q.mT, atol=2e-3, rtol=0)
 
@@ -126,7 +127,8 @@ def test_columns_that_are_not_finite_become_zero(bad: float) -> None:
 def test_lowrank_linear_is_that_of_eager(shape: tuple[int, ...], exact: float) -> None:
     x, weight, bias, q = random(*shape), random(5, 12, seed=1), random(5, seed=2), BASES["random"]
     stats = torch.tensor([1.0, 4.0, 0.0, 0.0, exact])
-    (biased,) = call("lowrank_linear", x, weight, bias, q, stats)
-    torch.testing.assert_close(biased, torch.ops.laser.lowrank_linear(x, weight, bias, q, stats), atol=1e-5, rtol=1e-5)
-    (plain,) = call("lowrank_linear_unbiased", x, weight, q, stats)
-    torch.testing.assert_close(plain, torch.ops.laser.lowrank_linear(x, weight, None, q, stats), atol=1e-5, rtol=1e-5)
+    basis = (q, subspace.project(x, q), stats)
+    (biased,) = call("lowrank_linear", x, weight, bias, *basis)
+    torch.testing.assert_close(biased, torch.ops.laser.lowrank_linear(x, weight, bias, *basis), atol=1e-5, rtol=1e-5)
+    (plain,) = call("lowrank_linear_unbiased", x, weight, *basis)
+    torch.testing.assert_close(plain, torch.ops.laser.lowrank_linear(x, weight, None, *basis), atol=1e-5, rtol=1e-5)
