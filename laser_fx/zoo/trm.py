@@ -3,7 +3,7 @@
 Module tree, parameter names and shapes equal the published ones, so that a published state_dict loads. It differs in
 three ways: puzzle embeddings are an ordinary parameter (published: a buffer with an optimiser of its own); a fresh
 carry holds the initial states (published: uninitialised memory, overwritten at the first step); ``full_gradient`` and
-``pos_encodings="rope2d"`` are extensions of this package.
+``pos_encodings`` with ``rope2d`` are extensions of this package.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from laser_fx.zoo.layers import (
 __all__ = ["TRM", "Batch", "Carry", "InnerCarry", "Solve", "TRMConfig"]
 
 Batch = dict[str, Tensor]
-Positions = Literal["rope", "rope2d", "learned", "none"]
+Positions = Literal["rope", "rope2d", "learned", "learned_rope2d", "none"]
 ForwardDtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 
@@ -52,7 +52,8 @@ class TRMConfig:
         hidden_size: width of a token.
         expansion: inner width of SwiGLU in terms of its outer width, times 3/2.
         num_heads: attention heads.
-        pos_encodings: ``"rope"``, ``"learned"``, ``"none"``, or our ``"rope2d"`` for square grids.
+        pos_encodings: ``"rope"``, ``"learned"``, ``"none"``, or ours for square grids: ``"rope2d"`` and
+            ``"learned_rope2d"``, which is both.
         puzzle_emb_ndim: width of the puzzle embedding; 0 for none.
         puzzle_emb_len: tokens that the puzzle embedding fills; 0 for as many as it needs.
         num_puzzle_identifiers: rows of the puzzle embedding.
@@ -115,19 +116,29 @@ class TRMConfig:
         self._check_shapes()
 
     def _check_shapes(self) -> None:
-        rotary = {"rope": 2, "rope2d": 4}.get(self.pos_encodings, 1)
+        rotary = 4 if self.is_2d else 2 if self.pos_encodings == "rope" else 1
         _check(
             self.hidden_size % (self.num_heads * rotary) == 0,
             "hidden_size",
             self,
             f"choose a multiple of num_heads × {rotary}: {self.num_heads * rotary}",
         )
-        if self.pos_encodings == "rope2d":
+        if self.is_2d:
             square = math.isqrt(self.seq_len) ** 2 == self.seq_len
-            _check(square, "seq_len", self, 'choose a square number, or another pos_encodings than "rope2d"')
+            _check(square, "seq_len", self, "choose a square number, or pos_encodings without rope2d")
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
             fix = "choose at most puzzle_emb_len × hidden_size, or puzzle_emb_len=0"
             raise OptionError(f"puzzle_emb_ndim is {self.puzzle_emb_ndim}", where="TRMConfig.puzzle_emb_ndim", fix=fix)
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether attention turns by row and column of a square grid."""
+        return self.pos_encodings in ("rope2d", "learned_rope2d")
+
+    @property
+    def learns_positions(self) -> bool:
+        """Whether every token has a learned vector of its own."""
+        return self.pos_encodings in ("learned", "learned_rope2d")
 
     @property
     def prefix(self) -> int:
@@ -298,9 +309,9 @@ class Inner(nn.Module):
         self.rotary_emb: RotaryEmbedding | None = None
         if config.pos_encodings == "rope":
             self.rotary_emb = RotaryEmbedding(head_dim, config.tokens, config.rope_theta)
-        elif config.pos_encodings == "rope2d":
+        elif config.is_2d:
             self.rotary_emb = RotaryEmbedding2D(head_dim, config.tokens, config.rope_theta, config.prefix)
-        elif config.pos_encodings == "learned":
+        if config.learns_positions:
             std = 1.0 / self.embed_scale
             self.embed_pos = CastedEmbedding(config.tokens, config.hidden_size, std, config.dtype)
 
@@ -316,7 +327,7 @@ class Inner(nn.Module):
         embedding = self.embed_tokens(batch["inputs"])
         if self.config.puzzle_emb_ndim > 0:
             embedding = torch.cat((self._embed_puzzle(batch["puzzle_identifiers"]), embedding), dim=-2)
-        if self.config.pos_encodings == "learned":
+        if self.config.learns_positions:
             # The sum of two has twice the variance of one.
             embedding = math.sqrt(0.5) * (embedding + self.embed_pos.table())
         scaled: Tensor = self.embed_scale * embedding

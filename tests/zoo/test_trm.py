@@ -17,6 +17,7 @@ from laser_fx.zoo.trm import TRM, Batch, Solve, TRMConfig
 ATTENTION = TRMConfig(seq_len=9, vocab_size=5, H_cycles=3, L_cycles=2, hidden_size=32, num_heads=2, halt_max_steps=4)
 MLP = replace(ATTENTION, mlp_t=True, pos_encodings="none")
 VARIANTS = {"attention": ATTENTION, "mlp_t": MLP, "rope2d": replace(ATTENTION, pos_encodings="rope2d")}
+BOTH = replace(ATTENTION, pos_encodings="learned_rope2d")
 
 
 def make(config: TRMConfig, training: bool = False, seed: int = 0) -> TRM:
@@ -145,6 +146,16 @@ def test_rope2d_turns_rows_and_columns_apart() -> None:
     assert torch.equal(grid[1, 0, 0], grid[1, 2, 0])
     assert torch.equal(grid[0, 1, 1], grid[2, 1, 1])
     assert torch.equal(grid[1, 2, 0], grid[2, 1, 1])
+
+
+@torch.no_grad()
+def test_learned_rope2d_has_learned_positions_and_turns_by_row_and_column() -> None:
+    model, rope2d, batch = make(BOTH), make(VARIANTS["rope2d"]), a_batch(BOTH)
+    assert model.state_dict().keys() - rope2d.state_dict().keys() == {"inner.embed_pos.embedding_weight"}
+    rope2d.load_state_dict(model.state_dict(), strict=False)
+    model.inner.embed_pos.embedding_weight.zero_()
+    model.inner.embed_tokens.embedding_weight.mul_(2**0.5)
+    assert torch.allclose(Solve(model, 1)(batch["inputs"]), Solve(rope2d, 1)(batch["inputs"]), atol=1e-5)
 
 
 @torch.no_grad()
@@ -350,6 +361,7 @@ def test_a_float32_step_is_captured_without_casts_in_the_loop() -> None:
         ({"hidden_size": 30}, "TRMConfig.hidden_size"),
         ({"pos_encodings": "alibi"}, "TRMConfig.pos_encodings"),
         ({"pos_encodings": "rope2d", "seq_len": 10}, "TRMConfig.seq_len"),
+        ({"pos_encodings": "learned_rope2d", "num_heads": 16}, "TRMConfig.hidden_size"),
         ({"forward_dtype": "int8"}, "TRMConfig.forward_dtype"),
         ({"expansion": float("nan")}, "TRMConfig.expansion"),
         ({"halt_exploration_prob": 1.5}, "TRMConfig.halt_exploration_prob"),
