@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import takewhile
 
 from torch import fx
 
@@ -191,13 +192,13 @@ class _Search:
         return len({ref for i in second for ref in self.args[i] if run.start <= ref[0] < run.start + run.period})
 
     def _rotate(self, run: Run, slack: int, taken: bytearray) -> Run:
-        """Of the starts that the slack allows: narrowest carry, then at a module's door, then earliest."""
-        best = (self._carry_width(run), self._depth(run.start), 0)
+        """Of the starts that the slack allows: narrowest carry, then the least cut modules, then earliest."""
+        best = (self._carry_width(run), self._depth(run), 0)
         for shift in range(1, min(slack, run.period - 1) + 1):
             moved = replace(run, start=run.start + shift)
             free = not any(taken[moved.start : moved.stop])
             if free and self._holds(moved) and self._is_recursive(moved):
-                best = min(best, (self._carry_width(moved), self._depth(moved.start), shift))
+                best = min(best, (self._carry_width(moved), self._depth(moved), shift))
         return replace(run, start=run.start + best[2])
 
     def _holds(self, run: Run) -> bool:
@@ -206,8 +207,16 @@ class _Search:
             self._break_at(i, run.period, run.start, False) is None for i in range(run.start + run.period, last)
         )
 
-    def _depth(self, index: int) -> int:
+    def _depth(self, run: Run) -> int:
+        """How many modules the border between two steps cuts through."""
+        stacks = zip(
+            self._modules(run.start + run.period - 1, -1), self._modules(run.start + run.period, 0), strict=False
+        )
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], stacks))
+
+    def _modules(self, index: int, end: int) -> list[str]:
+        """The calls of modules around an item, outermost first; a loop's are those of its first or last item."""
         item = self.items[index]
         while item.loop is not None:
-            item = item.loop.body.items[0]
-        return len(item.node.meta.get("nn_module_stack") or ()) if item.node is not None else 0
+            item = item.loop.body.items[end]
+        return list(item.node.meta.get("nn_module_stack") or ()) if item.node is not None else []
