@@ -50,8 +50,8 @@ def certify(
         PassError: an output is not the same expression; the rewrite must not be used.
     """
     intern = Interner()
-    left = _Numbering(intern, identities, grad_enabled)
-    right = _Numbering(intern, identities, grad_enabled)
+    left = _Numbering(intern, identities, grad_enabled, switches=False)
+    right = _Numbering(intern, identities, grad_enabled, switches=True)
     wanted = left.run(captured, left.placeholders(captured))
     made = right.run(rolled, right.placeholders(rolled))
     if len(wanted) != len(made):
@@ -65,10 +65,12 @@ def certify(
 
 
 class _Numbering:
-    """Value numbers of one graph."""
+    """Value numbers of one graph. ``switches``: it switches its grad mode; a captured one has it on each node."""
 
-    def __init__(self, intern: Interner, identities: Mapping[str, Hashable], grad_enabled: bool) -> None:
-        self.intern, self.identities, self.grad_enabled = intern, identities, grad_enabled
+    def __init__(
+        self, intern: Interner, identities: Mapping[str, Hashable], grad_enabled: bool, *, switches: bool
+    ) -> None:
+        self.intern, self.identities, self.grad_enabled, self.switches = intern, identities, grad_enabled, switches
         self.mode = grad_enabled
         self.draws: list[int] = []
         self.operations = 0
@@ -110,8 +112,7 @@ class _Numbering:
         def leaf(argument: fx.Node) -> Hashable:
             return ("value", values[argument])
 
-        # A captured node says its grad mode, a rolled graph switches it: both must agree.
-        mode = bool(node.meta.get(GRAD_ENABLED, self.mode))
+        mode = self.mode if self.switches else bool(node.meta[GRAD_ENABLED])
         key: Hashable = (str(node.target), skeleton(node.args, leaf), skeleton(node.kwargs, leaf), mode)
         if is_random(node):
             key = ("draw", len(self.draws), key)

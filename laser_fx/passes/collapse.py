@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import fx
 
@@ -63,27 +64,45 @@ class _Collapser:
     def __init__(self, block: Block, runs: Sequence[Run], intern: Interner, search: Callable[[Block], Block]) -> None:
         self.block, self.runs, self.intern, self.search = block, runs, intern, search
         self.slots = _slots_by_item(block)
-        self.readers = self._outside_reads()
         self.items: list[Item] = []
         self.moved: dict[Ref, Ref] = {}
         self.origin = {ref: block.origin[ref] for index in self.slots if index < 0 for ref in self.slots[index]}
-        # Equal loops number their results alike, so that the loops around them can be equal too.
-        self.results: dict[int, dict[Ref, int]] = defaultdict(dict)
-        self.pending: dict[int, tuple[_Step, int]] = {}
 
     def run(self) -> Block:
+        kinds = self._kinds()
         starts = {run.start: number for number, run in enumerate(self.runs)}
         index = 0
         while index < len(self.block.items):
             if index in starts:
-                self._collapse(starts[index])
+                self._collapse(*kinds[starts[index]])
                 index = self.runs[starts[index]].stop
             else:
                 self._keep(index)
                 index += 1
-        self._attach_loops()
         outputs = [self._map(o) if isinstance(o, tuple) else o for o in self.block.outputs]
         return Block(self.items, self.block.inputs, outputs, self.origin)
+
+    def _kinds(self) -> list[tuple[_Step, _Kind]]:
+        """Each run's step, and what it shares with all runs that compute the same function of their arguments."""
+        readers = self._outside_reads()
+        steps = [_Step(self.block, run, self.slots, readers.get(n, [])) for n, run in enumerate(self.runs)]
+        equal: dict[Hashable, list[_Step]] = defaultdict(list)
+        for step in steps:
+            equal[step.signature].append(step)
+        kinds = {signature: self._kind(signature, together) for signature, together in equal.items()}
+        return [(step, kinds[step.signature]) for step in steps]
+
+    def _kind(self, signature: Hashable, steps: Sequence[_Step]) -> _Kind:
+        # Two inputs are one only if they are one in every equal loop: a state may start as what is fed in at each step.
+        numbers: dict[Hashable, int] = {}
+        merged = [
+            numbers.setdefault(same, read) for read, same in enumerate(zip(*(s.inputs() for s in steps), strict=True))
+        ]
+        inputs = _Inputs.of(steps[0], merged)
+        results = dict.fromkeys(ref for s in steps for ref, trip in s.results() if not inputs.is_final(ref, trip))
+        token = self.intern(("loop", signature, tuple(merged), tuple(results)))
+        body = steps[0].body(inputs, [*inputs.next_carry, *results])
+        return _Kind(token, inputs, tuple(results), self.search(body))
 
     def _outside_reads(self) -> dict[int, list[Ref]]:
         """Run number → the values of the run that are read outside of it, in order."""
@@ -111,108 +130,132 @@ class _Collapser:
         self.moved[old] = new
         self.origin[new] = self.block.origin[old]
 
-    def _collapse(self, number: int) -> None:
-        step = _Step(self.block, self.runs[number], self.slots)
-        token = self.intern(("loop", step.trips, step.signature()))
-        place = len(self.items)
-        args = tuple(self._map(ref) for ref in step.arguments())
-        for ref in self.readers.get(number, []):
-            self._move(ref, (place, self._slot(step, token, ref)))
-        self.pending[place] = step, token
-        self.items.append(Item(token, args, None, True))
+    def _collapse(self, step: _Step, kind: _Kind) -> None:
+        place, inputs = len(self.items), kind.inputs
+        args = tuple(self._map(ref) for ref in step.arguments(inputs))
+        for ref in step.readers:
+            self._move(ref, (place, kind.slot(*step.local(ref))))
+        loop = FoundLoop(step.trips, len(inputs.carry), len(inputs.per_step), kind.body, step.nodes())
+        self.items.append(Item(kind.token, args, None, True, loop))
 
-    def _slot(self, step: _Step, token: int, ref: Ref) -> Slot:
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a body takes, as numbers of its step's reads.
+
+    Args:
+        merged: for each read the first one that is the same input.
+        next_carry: for each carried input the place in the body of the value that is carried.
+    """
+
+    merged: Sequence[int]
+    carry: Sequence[int]
+    per_step: Sequence[int]
+    invariants: Sequence[int]
+    next_carry: Sequence[Ref]
+
+    @classmethod
+    def of(cls, step: _Step, merged: Sequence[int]) -> _Inputs:
+        by_role: dict[str, list[int]] = {"carry": [], "per step": [], "invariant": []}
+        for read in dict.fromkeys(merged):
+            by_role[step.roles[read][0]].append(read)
+        following = [step.local(step.reads[read][1])[0] for read in by_role["carry"]]
+        return cls(merged, by_role["carry"], by_role["per step"], by_role["invariant"], following)
+
+    def is_final(self, local: Ref, trip: int) -> bool:
+        """Whether a value of a step is what the loop ends with."""
+        return trip == -1 and local in self.next_carry
+
+    def all(self) -> list[int]:
+        """In the order in which the body takes them."""
+        return [*self.carry, *self.per_step, *self.invariants]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What equal loops share: they number inputs and results alike, so that the loops around them can be equal too."""
+
+    token: int
+    inputs: _Inputs
+    results: tuple[Ref, ...]
+    body: Block
+
+    def slot(self, local: Ref, trip: int) -> Slot:
         """Final carry k: ``("carry", k)``. Result j of any step t: ``("step", j, t − trip_count)``."""
-        local, trip = step.local(ref)
-        if trip == -1 and local in step.next_carry:
-            return ("carry", step.next_carry.index(local))
-        numbers = self.results[token]
-        return ("step", numbers.setdefault(local, len(numbers)), trip)
-
-    def _attach_loops(self) -> None:
-        """Now that all readers of equal loops are known, give each loop its body, searched for loops in turn."""
-        bodies: dict[int, Block] = {}
-        for place, (step, token) in self.pending.items():
-            if token not in bodies:
-                body = step.body([*step.next_carry, *self.results[token]])
-                bodies[token] = self.search(body)
-            loop = FoundLoop(step.trips, len(step.carry), len(step.per_step), bodies[token], step.nodes())
-            self.items[place] = replace(self.items[place], loop=loop)
+        if self.inputs.is_final(local, trip):
+            return ("carry", self.inputs.next_carry.index(local))
+        return ("step", self.results.index(local), trip)
 
 
 class _Step:
-    """One step of a run: what each argument of its items is."""
+    """One step of a run: what each argument of its items is.
 
-    def __init__(self, block: Block, run: Run, slots: Mapping[int, list[Ref]]) -> None:
-        self.block, self.slots = block, slots
+    A *read* is an argument of the first step that comes from outside of it; ``reads`` has what stands there in every
+    step, ``roles`` whether it is carried, per step or invariant.
+    """
+
+    def __init__(self, block: Block, run: Run, slots: Mapping[int, list[Ref]], readers: Sequence[Ref]) -> None:
+        self.block, self.slots, self.readers = block, slots, readers
         self.start, self.period, self.trips = run.start, run.period, run.trips
-        carry: dict[tuple[Ref, Ref], None] = {}
-        per_step: dict[tuple[Ref, ...], None] = {}
-        invariants: dict[Ref, None] = {}
-        for refs in self._outer_reads():
-            if refs[1][0] >= self.start:
-                carry[refs[0], refs[1]] = None
-            elif len(set(refs)) == 1:
-                invariants[refs[0]] = None
-            else:
-                per_step[refs] = None
-        self.carry, self.per_step, self.invariants = list(carry), list(per_step), list(invariants)
-        self.next_carry = [self.local(following)[0] for _, following in self.carry]
+        self.reads: list[tuple[Ref, ...]] = []
+        self.roles: list[tuple[Any, ...]] = []
+        self.items = [self._item(offset) for offset in range(self.period)]
+        wiring = tuple((item.token, item.args) for item in self.items)
+        self.signature: Hashable = (self.trips, wiring, tuple(self.roles))
 
-    def _outer_reads(self) -> Iterator[tuple[Ref, ...]]:
-        """For each argument of the first step that comes from outside: what stands there in every step."""
-        for offset in range(self.period):
-            for position, ref in enumerate(self.block.items[self.start + offset].args):
-                if ref[0] < self.start:
-                    yield self._through_steps(offset, position)
+    def _item(self, offset: int) -> Item:
+        """An item of the body; input k of it stands for read k."""
+        item = self.block.items[self.start + offset]
+        args = tuple(self._argument(offset, position, ref) for position, ref in enumerate(item.args))
+        return replace(item, args=args)
 
-    def _through_steps(self, offset: int, position: int) -> tuple[Ref, ...]:
+    def _argument(self, offset: int, position: int, ref: Ref) -> Ref:
+        if ref[0] >= self.start:
+            return self.local(ref)[0]
         first = self.start + offset
-        return tuple(self.block.items[first + t * self.period].args[position] for t in range(self.trips))
+        refs = tuple(self.block.items[first + t * self.period].args[position] for t in range(self.trips))
+        self.reads.append(refs)
+        if refs[1][0] >= self.start:
+            self.roles.append(("carry", self.local(refs[1])[0]))
+        else:
+            self.roles.append(("invariant",) if len(set(refs)) == 1 else ("per step",))
+        return (-len(self.reads), 0)
 
     def local(self, ref: Ref) -> tuple[Ref, int]:
         """The value's place in the body, and its step counted from the end: −1 is the last."""
         step, offset = divmod(ref[0] - self.start, self.period)
         return (offset, ref[1]), step - self.trips
 
-    def arguments(self) -> list[Ref]:
+    def inputs(self) -> list[Hashable]:
+        """For each read what must be the same for two of them to be one input."""
+        return [(role, refs) for role, refs in zip(self.roles, self.reads, strict=True)]
+
+    def results(self) -> list[tuple[Ref, int]]:
+        """The values that are read outside, as `local` has them."""
+        return [self.local(ref) for ref in self.readers]
+
+    def arguments(self, inputs: _Inputs) -> list[Ref]:
         """What the loop is called with: initial carry, per-step values, invariants."""
-        streams = [ref for refs in self.per_step for ref in refs]
-        return [first for first, _ in self.carry] + streams + self.invariants
+        streams = [ref for read in inputs.per_step for ref in self.reads[read]]
+        carry, invariants = ([self.reads[read][0] for read in reads] for reads in (inputs.carry, inputs.invariants))
+        return [*carry, *streams, *invariants]
 
-    def _input_of(self, offset: int, position: int) -> Ref:
-        ref = self.block.items[self.start + offset].args[position]
-        if ref[0] >= self.start:
-            return self.local(ref)[0]
-        refs = self._through_steps(offset, position)
-        if refs[1][0] >= self.start:
-            number = self.carry.index((refs[0], refs[1]))
-        elif len(set(refs)) == 1:
-            number = len(self.carry) + len(self.per_step) + self.invariants.index(refs[0])
-        else:
-            number = len(self.carry) + self.per_step.index(refs)
-        return (-1 - number, 0)
-
-    def _body_items(self) -> list[Item]:
-        items = self.block.items[self.start : self.start + self.period]
-        return [
-            replace(item, args=tuple(self._input_of(offset, position) for position in range(len(item.args))))
-            for offset, item in enumerate(items)
-        ]
-
-    def signature(self) -> Hashable:
-        """Equal for two loops that compute the same function of their arguments."""
-        wiring = tuple((item.token, item.args) for item in self._body_items())
-        return wiring, tuple(self.next_carry), len(self.per_step), len(self.invariants)
-
-    def body(self, outputs: list[Ref]) -> Block:
+    def body(self, inputs: _Inputs, outputs: list[Ref]) -> Block:
         """One step as a block."""
-        inputs = [first for first, _ in self.carry] + [refs[0] for refs in self.per_step] + self.invariants
-        origin: dict[Ref, fx.Node] = {(-1 - k, 0): self.block.origin[ref] for k, ref in enumerate(inputs)}
+        order = inputs.all()
+        place = {read: number for number, read in enumerate(order)}
+        origin: dict[Ref, fx.Node] = {
+            (-1 - k, 0): self.block.origin[self.reads[read][0]] for k, read in enumerate(order)
+        }
         for offset in range(self.period):
             for ref in self.slots[self.start + offset]:
                 origin[offset, ref[1]] = self.block.origin[ref]
-        return Block(self._body_items(), len(inputs), outputs, origin)
+
+        def taken(ref: Ref) -> Ref:
+            return ref if ref[0] >= 0 else (-1 - place[inputs.merged[-1 - ref[0]]], 0)
+
+        items = [replace(item, args=tuple(taken(ref) for ref in item.args)) for item in self.items]
+        return Block(items, len(order), outputs, origin)
 
     def nodes(self) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]:
         """The captured nodes of the first and of the second step."""

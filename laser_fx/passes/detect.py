@@ -157,7 +157,10 @@ class _Search:
                 continue
             if first and a < start <= b < start + period and self._same_kind((a, slot_a), (b, slot_b)):
                 continue
-            return a + 1 if same and a == b else index + 1
+            if a >= start:
+                return a + 1
+            # A start nearer to what the next step carries makes it the step before; no other start helps.
+            return max(start + 1, min(b - period, index) + 1)
         return None
 
     def _same_kind(self, a: Ref, b: Ref) -> bool:
