@@ -100,12 +100,10 @@ def demo(
     puzzles: Annotated[int, typer.Option(min=1, help="How many puzzles to measure accuracy on.")] = 500,
 ) -> None:
     """Compile models of the zoo, compare them with eager and ONNX Runtime, and write what was found."""
-    from laser_fx import (
-        demo as demonstration,
-    )  # it imports the zoo and ONNX Runtime, which the other commands do without
+    from laser_fx.demo import run  # it imports the zoo and ONNX Runtime, which the other commands do without
 
     with _told():
-        demonstration.run(models=tuple(models or ()), out=out, puzzles=puzzles)
+        run(models=tuple(models or ()), out=out, puzzles=puzzles)
 
 
 @contextmanager

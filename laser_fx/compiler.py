@@ -19,7 +19,7 @@ from laser_fx.errors import InputError, NoLoopWarning, NonFiniteError, OptionErr
 from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.loops import LoopNest, Site
 from laser_fx.options import Options
-from laser_fx.passes.pipeline import build_program
+from laser_fx.passes.pipeline import build_program, retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
@@ -125,6 +125,27 @@ class CompiledModel(nn.Module):
             overwrite=overwrite,
             opset=opset,
         )
+
+    def with_options(self, options: Options) -> CompiledModel:
+        """The same model under other options, sharing what was captured, proved and measured: cheap, for comparing fidelities.
+
+        Raises:
+            OptionError: another ``min_trip``, which decides what a loop is: compile anew.
+        """
+        if options.min_trip != self._options.min_trip:
+            raise OptionError(
+                f"min_trip is {options.min_trip}, it was {self._options.min_trip}",
+                where="CompiledModel.with_options",
+                fix="call laser_fx.compile again",
+            )
+        other = CompiledModel(self._model, options)
+        for mode, known in self._programs.items():
+            other._programs[mode] = [retrack(program, options) for program in known]
+        latest = [
+            kept for mode, known in self._programs.items() for kept in zip(known, other._programs[mode], strict=True)
+        ]
+        other.__dict__["_latest"] = next((new for old, new in latest if old is self._latest), None)
+        return other
 
     def prepare(self, call: Call, mode: Mode) -> Program:
         """Compile for these inputs and this mode, unless that was done before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,7 @@ from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import reroll
 from laser_fx.program import Mode, Program, flat_record
 
-__all__ = ["build_program", "measure_spectra", "place_sites"]
+__all__ = ["build_program", "measure_spectra", "place_sites", "retrack"]
 
 
 def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *, dynamic: bool = True) -> Program:
@@ -91,13 +91,37 @@ def place_sites(program: Program, use: Use) -> tuple[PlacedSite, ...]:
     return find_sites(program.rolled, program.capture.states, with_gradients=use == "backward")
 
 
+def retrack(program: Program, options: Options) -> Program:
+    """The same program under other options: what was captured, rolled, proved and measured is kept.
+
+    Args:
+        program: any program.
+        options: with the same ``min_trip``, which decides what a loop is.
+    """
+    plain = replace(
+        program,
+        graph_module=program.rolled,
+        nest=_with_bodies(program.nest, program.rolled),
+        options=options,
+        constants={},
+        record_names=(),
+    )
+    use = _use(plain)
+    return plain if use is None else _track(plain, use)
+
+
 def _track(program: Program, use: Use) -> Program:
     placed = place_sites(program, use)
     if not placed:
         return program
-    fixed = program.options.rank
-    spectra = measure_spectra(program, placed) if fixed is None else {}
+    spectra = program.spectra
+    if program.options.rank is None and any(p.site.key not in spectra for p in placed):
+        spectra = measure_spectra(program, placed)
     ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program.options, spectra))) for p in placed]
+    if use == "backward":
+        ranked = [p for p in ranked if _saves_bytes(p.site)]
+    if not ranked:
+        return replace(program, spectra=spectra)
     tracked = insert_tracking(program.rolled, ranked, use)
     return replace(
         program,
@@ -109,6 +133,12 @@ def _track(program: Program, use: Use) -> Program:
         spectra=spectra,
         notes=(*program.notes, *tracked.notes),
     )
+
+
+def _saves_bytes(site: Site) -> bool:
+    """Whether Z and Q are smaller than the X that they stand for; a training graph leaves other sites as they are."""
+    assert site.rank is not None
+    return (site.rows + site.features) * site.rank < site.rows * site.features
 
 
 def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str, Tensor]:
@@ -123,7 +153,7 @@ def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str,
     }
 
 
-def _rank(site: Site, options: Options, spectra: dict[str, Tensor]) -> int:
+def _rank(site: Site, options: Options, spectra: Mapping[str, Tensor]) -> int:
     """Columns of the site's basis.
 
     A basis that is tracked trails the best one, so it gets an eighth more columns than that needs, and at least four.
