@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from laser_fx.errors import LaserError, OptionError
+from laser_fx.options import Options
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("forward", "fast"),
+        ("memory", "min"),
+        ("fidelity", 0.0),
+        ("fidelity", 1.2),
+        ("fidelity", float("nan")),
+        ("fidelity", "0.9"),
+        ("fidelity", True),
+        ("rank", 0),
+        ("rank", 2.5),
+        ("rank", True),
+        ("min_trip", 1),
+        ("min_trip", None),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=f"{name} is {value!r}") as raised:
+        Options(**{name: value})
+    assert raised.value.where == f"Options.{name}"
+    assert str(raised.value.fix).startswith("choose")
+    assert isinstance(raised.value, (LaserError, ValueError))
+
+
+def test_the_edges_are_allowed() -> None:
+    assert Options(fidelity=1, rank=1, min_trip=2).fidelity == 1
+    assert Options(memory=None).memory is None
+
+
+def test_exact_changes_no_number_and_takes_other_options() -> None:
+    assert Options.exact() == Options(forward="exact", memory=None)
+    assert Options.exact(min_trip=3).min_trip == 3
+    assert Options.exact(memory="laser").memory == "laser"
+
+
+def test_options_are_frozen_and_hashable() -> None:
+    with pytest.raises(AttributeError):
+        Options().rank = 3  # type: ignore[misc]
+    assert len({Options(), Options(), Options(rank=3)}) == 2
