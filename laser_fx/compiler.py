@@ -127,7 +127,7 @@ class CompiledModel(nn.Module):
         )
 
     def with_options(self, options: Options) -> CompiledModel:
-        """The same model under other options, sharing what was captured, proved and measured: cheap, for comparing fidelities.
+        """The same model under other options: what was captured, proved and measured is shared, so it costs little.
 
         Raises:
             OptionError: another ``min_trip``, which decides what a loop is: compile anew.
