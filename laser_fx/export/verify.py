@@ -1,7 +1,7 @@
 """Runs an exported file beside the program that it was made from, and compares decisions and values.
 
 Every file runs at two of ONNX Runtime's optimisation levels: a fusion that only the higher one makes may be wrong.
-The runs: as captured, with another batch size, at other depths, and for a tracked program at other fidelities.
+The runs: a few rows, with another batch size, at other depths, and for a tracked program at other fidelities.
 
 A step at a site decides (track, reset, exact) by a comparison with the threshold. Two runs may decide differently only
 where the fidelity is as near to the threshold as rounding: from there on they are different computations, and their
@@ -26,7 +26,6 @@ from laser_fx.errors import OnnxFileError, VerificationError
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.session import open_session
 from laser_fx.export.source import Exportable
-from laser_fx.export.straight import hint
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["LEVELS", "Verification", "compare", "verify_file"]
@@ -35,6 +34,7 @@ LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
 _EXACT_TOLERANCE = 1e-4
 _TRACKED_TOLERANCE = 5e-3
 _SHARE = 0.1
+_FEW_ROWS = 4  # rows are computed alike: a few show what many would
 _NEVER = 2.0  # no basis has this fidelity: every step is exact
 _FIRST_MARGIN = 1e-5
 _LATER_MARGIN = 1e-4
@@ -184,36 +184,46 @@ def _session(path: Path, level: str) -> Any:
 
 
 def _runs(program: Exportable, metadata: FileMetadata) -> list[_Run]:
-    examples = program.example_inputs
-    runs = [_Run("as captured", examples)]
-    if (larger := _another_batch(program)) is not None:
-        runs.append(_Run("another batch size", larger))
+    few, more = _few_rows(program)
+    runs = [_Run("as captured" if more is None else f"{_FEW_ROWS} rows", few)]
+    if more is not None:
+        runs.append(_Run("another batch size", more))
     runs += [
-        _Run(f"{depth.input} = {trips}", examples, depths={depth.loop: trips})
+        _Run(f"{depth.input} = {trips}", few, depths={depth.loop: trips})
         for depth in metadata.depths
         for trips in (depth.default + 1, depth.least)
     ]
     if metadata.fidelity is not None:
-        runs += [_Run(f"fidelity = {value}", examples, value) for value in _OTHER_FIDELITIES]
+        runs += [_Run(f"fidelity = {value}", few, value) for value in _OTHER_FIDELITIES]
     return runs
 
 
-def _another_batch(program: Exportable) -> tuple[Tensor, ...] | None:
-    """The example inputs with one more row in every dynamic dimension that is a symbol; ``None`` where none is."""
+def _few_rows(program: Exportable) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+    """The example inputs with few rows in every open dimension, and with one row more.
+
+    Where no dimension is open: the example inputs, and ``None``.
+    """
     placeholders = {p.name: p for p in program.graph_module.graph.find_nodes(op="placeholder")}
     shapes = [placeholders[name].meta["val"].shape for name in program.user_inputs]
     open_sizes = [size for shape in shapes for size in shape if not isinstance(size, int)]
-    larger = {size.node.expr: hint(size) + 1 for size in open_sizes if size.node.expr.is_Symbol}
-    if not open_sizes or any(size.node.expr.free_symbols - larger.keys() for size in open_sizes):
-        return None
-    return tuple(_grown(x, shape, larger) for x, shape in zip(program.example_inputs, shapes, strict=True))
+    symbols = {size.node.expr for size in open_sizes if size.node.expr.is_Symbol}
+    if not open_sizes or any(size.node.expr.free_symbols - symbols for size in open_sizes):
+        return program.example_inputs, None
+    few, more = (
+        tuple(
+            _resized(x, shape, dict.fromkeys(symbols, rows))
+            for x, shape in zip(program.example_inputs, shapes, strict=True)
+        )
+        for rows in (_FEW_ROWS, _FEW_ROWS + 1)
+    )
+    return few, more
 
 
-def _grown(x: Tensor, shape: Sequence[int | torch.SymInt], larger: Mapping[Any, int]) -> Tensor:
-    """Rows repeated where a size, such as s0 or 81·s0, is open."""
+def _resized(x: Tensor, shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) -> Tensor:
+    """The first rows, repeated if they are too few, where a size, such as s0 or 81·s0, is open."""
     for axis, size in enumerate(shape):
         if not isinstance(size, int):
-            rows = int(size.node.expr.subs(larger))
+            rows = int(size.node.expr.subs(sizes))
             x = x.index_select(axis, torch.arange(rows, device=x.device) % x.shape[axis])
     return x
 
