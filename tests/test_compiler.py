@@ -404,3 +404,22 @@ def test_each_mode_has_a_program_of_its_own(training: bool, gradients: bool) -> 
         assert same(compiled(x).detach(), module(x).detach())
     assert compiled.program.mode.training is training
     assert compiled.program.mode.grad_enabled is gradients
+
+
+def test_other_options_keep_what_was_captured_and_proved() -> None:
+    model, x = Contractive().eval(), low_rank(2, 24, 32)
+    plain = laser_fx.compile(model, (x,), options=Options.exact())
+    tracked = plain.with_options(Options(fidelity=0.9))
+    assert tracked.program.rolled is plain.program.rolled
+    assert tracked.loops.trips() == plain.loops.trips()
+    assert all(site.rank for site in tracked.sites)
+    assert plain.program.record_names == ()
+    with torch.no_grad():
+        assert torch.equal(tracked.with_options(Options.exact())(x), model(x))
+        assert torch.equal(tracked(x), laser_fx.compile(model, (x,), options=Options(fidelity=0.9))(x))
+
+
+def test_other_options_cannot_change_what_a_loop_is() -> None:
+    compiled = laser_fx.compile(looped(), (torch.randn(8, WIDTH),), options=Options.exact())
+    with pytest.raises(OptionError, match="min_trip"):
+        compiled.with_options(Options(min_trip=5))

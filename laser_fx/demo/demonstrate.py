@@ -27,9 +27,10 @@ from laser_fx.zoo import Solve, held_out, load, models, steps
 __all__ = ["FIDELITIES", "run"]
 
 FIDELITIES = (0.95, 0.99, 0.999)
+"""The file of the first is verified in full; the others differ from it in their ranks alone."""
 _STEPS = {"sudoku": 2, "attention": 3}
 """Supervision steps of the demo, fewer than the models were scored at: the whole must take less than three minutes."""
-_EXAMPLES = 24
+_EXAMPLES = 12
 _EXAMPLE_SEED = 1
 """Of the puzzles on which ranks are measured: not those on which accuracy is."""
 _SAME_ANSWERS = 0.995
@@ -135,7 +136,7 @@ class _Demonstration:
         self._check("compiled logits equal eager's bitwise", same, f"{_difference(arm, eager):.1e}")
         file = self._export(compiled, "model.onnx", "rolled")
         onnx = OnnxModel(file.path)
-        rolled = self._arm("rolled ONNX, exact", lambda rows: _logits(onnx(rows)), eager)
+        rolled = self._arm("ONNX, exact", lambda rows: _logits(onnx(rows)), eager)
         self._check(
             "rolled ONNX logits match eager's",
             _difference(rolled, eager) <= _SAME_LOGITS,
@@ -154,7 +155,7 @@ class _Demonstration:
         self._check(f"the same file at depth {depth} matches eager", error <= _SAME_LOGITS, f"{error:.1e}")
 
     def _low_rank(self, exact: CompiledModel, eager: Arm) -> Report:
-        """Every fidelity, the most faithful last: its report is the page."""
+        """Rising fidelities, up to the first that solves as many puzzles as eager does: its report is the page."""
         tracked = exact
         for fidelity in FIDELITIES:
             with self._working(f"tracking at fidelity {fidelity}"):
@@ -162,10 +163,13 @@ class _Demonstration:
                 with torch.no_grad():
                     tracked(self.example["inputs"])
                 report = tracked.report(training=False)
-            file = self._export(tracked, f"lowrank-{fidelity}.onnx", "rolled")
+            file = self._export(tracked, f"lowrank-{fidelity}.onnx", "rolled", verify=fidelity == FIDELITIES[0])
             onnx = OnnxModel(file.path)
-            name = f"rolled ONNX, fidelity {fidelity}"
-            self._arm(name, lambda rows, onnx=onnx: _logits(onnx(rows)), eager, **_figures(report))
+            name = f"ONNX, fidelity {fidelity}"
+            arm = self._arm(name, lambda rows, onnx=onnx: _logits(onnx(rows)), eager, **_figures(report))
+            low, high = arm.score.interval()
+            if low <= eager.score.exact <= high:
+                break
         return report
 
     def _unrolled_step(self, rolled: OnnxFile) -> dict[str, Any]:

@@ -18,9 +18,8 @@ __all__ = ["show_arms", "show_checks", "show_files", "show_unrolled"]
 def show_arms(console: Console, arms: Sequence[Arm]) -> None:
     """Accuracy, agreement and cost of each way of running the model."""
     table = Table(title="held-out puzzles", title_justify="left")
-    columns = ("", "solved", "95 %", "as eager", "site FLOPs", "lowest fidelity", "exact steps", "time")
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("", "solved", "95 %", "as eager", "FLOPs", "time"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for arm in arms:
         low, high = arm.score.interval()
         table.add_row(
@@ -29,13 +28,12 @@ def show_arms(console: Console, arms: Sequence[Arm]) -> None:
             f"{low:.1%} – {high:.1%}",
             f"{arm.agreement:.1%}",
             _ratio(arm.site_flops),
-            "–" if arm.lowest_fidelity is None else f"{arm.lowest_fidelity:.5f}",
-            "–" if arm.exact_share is None else f"{arm.exact_share:.0%}",
             f"{arm.seconds:.1f} s",
         )
     console.print()
     console.print(table)
-    console.print("site FLOPs: measuring, tracking and resets included, in terms of the exact linears")
+    console.print("as eager: whole answers that are eager's. FLOPs: of the exact linears at the sites,")
+    console.print("with what it takes to measure, track and reset the bases.")
 
 
 def show_files(console: Console, files: Sequence[Mapping[str, Any]]) -> None:
@@ -59,7 +57,7 @@ def show_files(console: Console, files: Sequence[Mapping[str, Any]]) -> None:
 def show_unrolled(console: Console) -> None:
     """What deeper unrolled files cost: measured before, since it takes minutes."""
     recorded = json.loads(resources.files("laser_fx.demo").joinpath("unrolled_depth.json").read_text(encoding="utf-8"))
-    table = Table(title="unrolled at depth (recorded earlier, not measured now)", title_justify="left")
+    table = Table(title="at other depths", title_justify="left")
     for column in ("steps", "nodes", "size", "export", "load"):
         table.add_column(column, justify="right")
     for row in recorded["rows"]:
@@ -71,7 +69,7 @@ def show_unrolled(console: Console) -> None:
             f"{row['load_seconds']:.2f} s",
         )
     console.print(table)
-    console.print(f"{recorded['model']}; {recorded['command']}")
+    console.print(f"recorded earlier by {recorded['command']} ({recorded['model']}), not measured now")
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -137,8 +137,7 @@ def _track(program: Program, use: Use) -> Program:
 
 def _saves_bytes(site: Site) -> bool:
     """Whether Z and Q are smaller than the X that they stand for; a training graph leaves other sites as they are."""
-    assert site.rank is not None
-    return (site.rows + site.features) * site.rank < site.rows * site.features
+    return (site.rows + site.features) * (site.rank or 0) < site.rows * site.features
 
 
 def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str, Tensor]:
