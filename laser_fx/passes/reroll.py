@@ -8,7 +8,7 @@ loops.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from laser_fx.loops import Loop, LoopNest
 from laser_fx.passes.detect import FoundLoop
 from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder
 from laser_fx.passes.normalise import Block, Item, Ref, View, is_symbolic
-from laser_fx.passes.source import loop_source
+from laser_fx.passes.source import loop_source, parting_line
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["Rolled", "reroll"]
@@ -78,6 +78,7 @@ class _Writer:
         self.static_nodes: dict[fx.Node, fx.Node] = {}
         self.sizes: dict[str, fx.Node] = {}
         self.loops: list[Loop] = []
+        self.nodes: dict[str, tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]] = {}
         self.calls: dict[int, fx.Node] = {}
         self.request_static: Callable[[fx.Node], fx.Node] | None = None
 
@@ -187,6 +188,7 @@ class _Writer:
         call.meta = {"val": body.result_values(), GRAD_ENABLED: body.door_mode}
         self.calls[index] = call
         self.loops.append(body.describe(name))
+        self.nodes[name] = found.nodes
 
     def _value(self, ref: Ref, block: Block) -> fx.Node:
         if ref not in self.values:
@@ -268,6 +270,7 @@ class _BodyWriter:
         carry, per_step = self.found.carry, self.found.per_step
         texts = [describe_value(holder) for holder in self.holders]
         parameters = {self.writer.states[n.name]: None for n in self.statics if n.name in self.writer.states}
+        source = loop_source(*self.found.nodes)
         return Loop(
             name=name,
             trip_count=self.found.trip_count,
@@ -276,10 +279,16 @@ class _BodyWriter:
             invariants=tuple(texts[carry + per_step :]),
             step_outputs=tuple(describe_value(n) for n in self._results()[carry:]),
             parameters=tuple(parameters),
-            children=tuple(self.writer.loops),
-            source=loop_source(*self.found.nodes),
+            children=tuple(self._beside(child, source) for child in self.writer.loops),
+            source=source,
             grad_enabled=self.door_mode,
         )
+
+    def _beside(self, child: Loop, source: str | None) -> Loop:
+        """The child, its source line its own: a ``for`` around both loops is the outer one's."""
+        if child.source != source:
+            return child
+        return replace(child, source=parting_line(*self.writer.nodes[child.name]))
 
 
 def describe_value(node: fx.Node) -> str:

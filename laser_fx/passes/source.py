@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
-__all__ = ["loop_source"]
+__all__ = ["loop_source", "parting_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _OURS = Path(__file__).parents[1]
@@ -25,20 +25,31 @@ def loop_source(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> str | No
 
     All its nodes share the frames down to the function in which it stands. From there upwards, the first ``for`` or
     ``while`` around all of the lines is the loop; where there is none (unrolled by hand, or its last step written
-    apart) it is the first line that they part at.
+    apart) it is the `parting_line`.
     """
-    stacks = [frames for frames in map(_frames, [*first, *second]) if frames]
-    if not stacks:
-        return None
-    depth = _shared_depth(stacks)
+    stacks = _stacks(first, second)
+    depth = _shared_depth(stacks) if stacks else -1
     for level in range(depth, -1, -1):
         here = [stack[level] for stack in stacks if len(stack) > level]
         if len({(file, function) for file, _, function in here}) == 1:
             line = _loop_around(here[0][0], [line for _, line, _ in here])
             if line is not None:
                 return f"{_short(here[0][0])}:{line}"
+    return parting_line(first, second)
+
+
+def parting_line(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> str | None:
+    """``file:line`` of the first line at which the nodes of two steps part."""
+    stacks = _stacks(first, second)
+    if not stacks:
+        return None
+    depth = _shared_depth(stacks)
     file, line, _ = min((stack[min(depth, len(stack) - 1)] for stack in stacks), key=lambda frame: frame[1])
     return f"{_short(file)}:{line}"
+
+
+def _stacks(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> list[list[Frame]]:
+    return [frames for frames in map(_frames, [*first, *second]) if frames]
 
 
 def _shared_depth(stacks: Sequence[Sequence[Frame]]) -> int:

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+import laser_fx
 from laser_fx.errors import PassError
+from laser_fx.options import Options
 from laser_fx.passes.infra import SET_GRAD, count_nodes, finish, getitem
 from laser_fx.program import Program
 from laser_fx.rolled import RolledLoop
+from laser_fx.zoo.trm import Solve
 from tests.nests import CASES
-from tests.small import WIDTH, exact, model
+from tests.small import WIDTH, exact, model, small_trm, trm_batch
 
 
 def rolled(name: str, *, training: bool = False) -> Program:
@@ -128,3 +131,11 @@ def test_a_malformed_graph_is_a_defect_of_the_pass() -> None:
     graph.output((later,))
     with pytest.raises(PassError, match="made a malformed graph"):
         finish(torch.nn.Module(), graph, "Broken")
+
+
+def test_a_loop_inside_another_names_a_line_of_its_own() -> None:
+    solve = Solve(small_trm(), 3).eval()
+    compiled = laser_fx.compile(solve, (trm_batch(4)["inputs"],), options=Options.exact())
+    sources = [loop.source for loop in compiled.loops.walk()]
+    assert len(set(sources)) == 3
+    assert all(source is not None and source.startswith("zoo/trm.py:") for source in sources)
