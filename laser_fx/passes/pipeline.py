@@ -22,6 +22,7 @@ from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
 from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import reroll
+from laser_fx.passes.sharing import saved_elsewhere
 from laser_fx.program import Mode, Program, flat_record
 
 __all__ = ["build_program", "measure_spectra", "place_sites", "retrack"]
@@ -119,7 +120,7 @@ def _track(program: Program, use: Use) -> Program:
         spectra = measure_spectra(program, placed)
     ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program.options, spectra))) for p in placed]
     if use == "backward":
-        ranked = [p for p in ranked if _saves_bytes(p.site)]
+        ranked = [p for p in ranked if _saves_bytes(p.site) and saved_elsewhere(p.node) is None]
     if not ranked:
         return replace(program, spectra=spectra)
     tracked = insert_tracking(program.rolled, ranked, use)
