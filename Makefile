@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that it needs is a python3 with venv.
-# On a machine with a GPU: make demo EXTRAS=gpu,dev TORCH=torch
+# On a machine with a GPU: make demo EXTRAS=gpu,dev,report TORCH=torch
 PYTHON ?= python3
-EXTRAS ?= cpu,dev
+EXTRAS ?= cpu,dev,report
 
 VENV := .venv
 BIN := $(VENV)/bin

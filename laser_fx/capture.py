@@ -11,8 +11,7 @@ import dataclasses
 import re
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem as _getitem
 from pathlib import Path
@@ -23,9 +22,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.errors import CaptureError, InputError, NonFiniteError
 
-__all__ = ["Call", "Captured", "capture", "check_finite", "flatten_call"]
+__all__ = ["Captured", "capture", "check_finite"]
 
 GRAD_ENABLED = "grad_enabled"
 _SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -37,36 +37,6 @@ ASSERTIONS = frozenset(
     }
 )
 _MODEL = "model"
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call, flat.
-
-    Args:
-        tensors: tensor leaves, in pytree order.
-        names: a readable name for each: ``carry.inner_carry.z_H``, ``batch.inputs``.
-        constants: position and value of each leaf that is no tensor; a graph has them burnt in.
-        spec: the tree they came from.
-    """
-
-    tensors: tuple[Tensor, ...]
-    names: tuple[str, ...]
-    constants: tuple[tuple[int, Any], ...]
-    spec: pytree.TreeSpec
-
-    def rebuild(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) with these tensors in the places of the original ones."""
-        fixed, remaining = dict(self.constants), iter(tensors)
-        count = len(fixed) + len(self.tensors)
-        leaves = [fixed[i] if i in fixed else next(remaining) for i in range(count)]
-        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
-        return args, kwargs
-
-    def shared_batch(self) -> int | None:
-        """The leading size that most tensor leaves share, the first leaf's on a tie; None without tensors."""
-        sizes = Counter(t.shape[0] for t in self.tensors if t.ndim)
-        return max(sizes, key=lambda size: sizes[size]) if sizes else None
 
 
 @dataclass(frozen=True)
@@ -148,7 +118,7 @@ class _OutputTree:
         tensors = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor)]
         position = iter(range(len(tensors)))
         self.leaves = tuple((next(position), None) if isinstance(x, Tensor) else (None, x) for _, x in paths)
-        self.names = tuple(_path_name(path) or "output" for path, _ in tensors)
+        self.names = tuple(path_name(path) or "output" for path, _ in tensors)
         return tuple(leaf for _, leaf in tensors)
 
 
@@ -165,28 +135,8 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._call.rebuild(tensors)
         result = self.model(*args, **kwargs)
-        _register_dataclasses(result)
+        register_dataclasses(result)
         return self.outputs.flatten(result)
-
-
-def flatten_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()) -> Call:
-    """Take a call apart. ``parameters`` are the names of the positional arguments, for readable leaf names.
-
-    >>> call = flatten_call((torch.ones(2, 3),), {"scale": 2.0}, ("x",))
-    >>> call.names, call.constants
-    (('x',), ((1, 2.0),))
-    """
-    tree = (tuple(args), dict(sorted(kwargs.items())))
-    _register_dataclasses(tree)
-    paths, spec = pytree.tree_flatten_with_path(tree)
-    tensors, names, constants = [], [], []
-    for position, (path, leaf) in enumerate(paths):
-        if isinstance(leaf, Tensor):
-            tensors.append(leaf)
-            names.append(_argument_name(path, parameters))
-        else:
-            constants.append((position, leaf))
-    return Call(tuple(tensors), tuple(names), tuple(constants), spec)
 
 
 def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool = True) -> Captured:
@@ -317,7 +267,8 @@ def _first_line(error: BaseException) -> str:
 
 def _line_of_model(error: BaseException) -> str | None:
     """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
-    skipped = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "capture.py"))
+    here = Path(__file__).parent
+    skipped = (str(Path(torch.__file__).parent), str(here / "call.py"), str(here / "capture.py"))
     seen: BaseException | None = error
     while seen is not None:
         frames = [f for f in traceback.extract_tb(seen.__traceback__) if not f.filename.startswith((*skipped, "<"))]
@@ -409,44 +360,3 @@ def _copy_node(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any], names
     if node.op == "placeholder":
         copied.name = copied.target = names.get(node.name, node.name)
     return copied
-
-
-def _register_dataclasses(tree: Any) -> None:
-    """Register every unregistered dataclass in ``tree`` as a pytree, once, so that its tensors are seen."""
-    for value in _walk(tree):
-        if dataclasses.is_dataclass(value) and type(value) not in pytree.SUPPORTED_NODES:
-            torch.export.register_dataclass(type(value))
-
-
-def _walk(value: Any) -> Iterator[Any]:
-    yield value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for entry in dataclasses.fields(value):
-            yield from _walk(getattr(value, entry.name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _walk(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _walk(item)
-
-
-def _argument_name(path: tuple[Any, ...], parameters: Sequence[str]) -> str:
-    """Name of an input leaf: the argument's own name, then the path inside it."""
-    kind, first, *rest = path
-    if kind.idx == 0:
-        head = parameters[first.idx] if first.idx < len(parameters) else f"arg{first.idx}"
-    else:
-        head = str(first.key)
-    return ".".join([head, *(_entry_name(entry) for entry in rest)])
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    return ".".join(_entry_name(entry) for entry in path)
-
-
-def _entry_name(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)

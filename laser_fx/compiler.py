@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from laser_fx.capture import Call, check_finite, flatten_call
+from laser_fx.call import Call, flatten_call
+from laser_fx.capture import check_finite
 from laser_fx.errors import InputError, NoLoopWarning, NonFiniteError, OptionError
 from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.loops import LoopNest, Site

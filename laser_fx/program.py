@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx import ops
-from laser_fx.capture import Call, Captured
+from laser_fx.call import Call
+from laser_fx.capture import Captured
 from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.options import Options

@@ -10,7 +10,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import laser_fx
-from laser_fx.capture import Captured, capture, flatten_call
+from laser_fx.call import flatten_call
+from laser_fx.capture import Captured, capture
 from laser_fx.compiler import CompiledModel
 from laser_fx.options import Options
 from laser_fx.passes.detect import detect

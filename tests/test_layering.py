@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
     {"errors", "loops", "subspace", "rolled"},
-    {"options", "ops", "structured", "capture", "program"},
+    {"options", "ops", "structured", "call", "capture", "program"},
     {"passes", "memory"},
     {"export", "reporting"},
     {"compiler"},

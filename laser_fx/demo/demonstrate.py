@@ -64,6 +64,7 @@ def run(models: Sequence[str] = (), out: str | os.PathLike[str] = "laser-demo", 
     console = Console()
     folder = _made(Path(out))
     results = {name: _Demonstration(name, folder, puzzles, console).run() for name in models or _all_models()}
+    show_unrolled(console)
     _write_json(folder / "results.json", {"environment": environment(), "models": results})
     console.print(f"\nwrote {folder}/: ONNX files, report.html of each model, results.json")
     failed = [
@@ -108,7 +109,6 @@ class _Demonstration:
         page.to_html(self.folder / "report.html", overwrite=True)
         show_arms(self.console, self.found.arms)
         show_files(self.console, self.found.files)
-        show_unrolled(self.console)
         show_checks(self.console, self.found.checks)
         return {
             "arms": [arm.to_dict() for arm in self.found.arms],

@@ -32,8 +32,8 @@ def show_arms(console: Console, arms: Sequence[Arm]) -> None:
         )
     console.print()
     console.print(table)
-    console.print("as eager: whole answers that are eager's. FLOPs: of the exact linears at the sites,")
-    console.print("with what it takes to measure, track and reset the bases.")
+    console.print("as eager: whole answers that are eager's. FLOPs: of the exact linears at the sites, on the")
+    console.print("example batch, with what it takes to measure, track and reset the bases.")
 
 
 def show_files(console: Console, files: Sequence[Mapping[str, Any]]) -> None:
@@ -57,7 +57,7 @@ def show_files(console: Console, files: Sequence[Mapping[str, Any]]) -> None:
 def show_unrolled(console: Console) -> None:
     """What deeper unrolled files cost: measured before, since it takes minutes."""
     recorded = json.loads(resources.files("laser_fx.demo").joinpath("unrolled_depth.json").read_text(encoding="utf-8"))
-    table = Table(title="at other depths", title_justify="left")
+    table = Table(title="attention, at other depths", title_justify="left")
     for column in ("steps", "nodes", "size", "export", "load"):
         table.add_column(column, justify="right")
     for row in recorded["rows"]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx import subspace
-from laser_fx.capture import Call, Captured, capture, check_finite, is_mutating
+from laser_fx.call import Call
+from laser_fx.capture import Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options

@@ -15,7 +15,7 @@ __all__ = ["loop_source", "parting_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _OURS = Path(__file__).parents[1]
-_HIDDEN = (str(Path(torch.__file__).parent), str(_OURS / "capture.py"), str(_OURS / "compiler.py"))
+_HIDDEN = (str(Path(torch.__file__).parent), *(str(_OURS / name) for name in ("call.py", "capture.py", "compiler.py")))
 
 Frame = tuple[str, int, str]
 

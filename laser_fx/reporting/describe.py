@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from laser_fx import subspace
-from laser_fx.capture import Call
+from laser_fx.call import Call
 from laser_fx.loops import Site, Step
 from laser_fx.memory.measure import flops, saved_bytes
 from laser_fx.options import Options

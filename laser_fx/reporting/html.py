@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from laser_fx.errors import OutputPathError
+from laser_fx.errors import MissingDependencyError, OutputPathError
 from laser_fx.reporting import format as fmt
 from laser_fx.reporting.parts import ENERGIES, SiteReport
 from laser_fx.reporting.series import Stretch, level, levels, shortened, trips_around
@@ -76,6 +74,13 @@ def write(report: Report, path: Path, overwrite: bool) -> Path:
 
 def render(report: Report) -> str:
     """The page as text. All that comes from the model is escaped."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        fix = "pip install 'laser-fx[report]'"
+        raise MissingDependencyError(
+            "the page is made with jinja2, which is missing", where="to_html", fix=fix
+        ) from error
     environment = Environment(
         loader=PackageLoader("laser_fx.reporting"),
         autoescape=True,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from laser_fx.errors import OutputPathError
+from laser_fx.errors import MissingDependencyError, OutputPathError
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.reporting import Report
 from laser_fx.reporting.html import CELLS, render
@@ -148,3 +149,10 @@ def test_a_folder_in_the_file_s_place_is_named(report: Report, tmp_path: Path) -
     with pytest.raises(OutputPathError, match="folder"):
         report.to_html(tmp_path / "report.html", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_missing_template_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=r"laser-fx\[report\]"):
+        Report("Tiny").to_html(tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
