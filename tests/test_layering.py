@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
-    {"errors", "loops", "subspace", "rolled"},
+    {"errors", "files", "loops", "subspace", "rolled"},
     {"options", "ops", "structured", "call", "capture", "program"},
     {"passes", "memory"},
     {"export", "reporting"},

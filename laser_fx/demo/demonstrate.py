@@ -20,6 +20,7 @@ from laser_fx.demo.arms import Arm, Check, measure_arm
 from laser_fx.demo.show import show_arms, show_checks, show_files, show_unrolled
 from laser_fx.errors import OptionError, OutputPathError, VerificationError
 from laser_fx.export import OnnxFile, OnnxModel
+from laser_fx.files import replacing
 from laser_fx.options import Options
 from laser_fx.reporting import Report, environment
 from laser_fx.zoo import Solve, held_out, load, models, steps
@@ -249,6 +250,5 @@ def _made(folder: Path) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".json.part")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

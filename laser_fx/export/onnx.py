@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from laser_fx.errors import ExportError, OptionError
 from laser_fx.export.build import Form, build
-from laser_fx.export.files import check_target, replacing
 from laser_fx.export.source import Exportable
 from laser_fx.export.verify import Verification, verify_file
+from laser_fx.files import check_target, replacing
 
 __all__ = ["OnnxFile", "to_onnx"]
 

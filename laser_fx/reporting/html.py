@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_fx.errors import MissingDependencyError, OutputPathError
+from laser_fx.errors import MissingDependencyError
+from laser_fx.files import replacing
 from laser_fx.reporting import format as fmt
 from laser_fx.reporting.parts import ENERGIES, SiteReport
 from laser_fx.reporting.series import Stretch, level, levels, shortened, trips_around
@@ -55,20 +55,8 @@ def write(report: Report, path: Path, overwrite: bool) -> Path:
     Raises:
         OutputPathError: the file exists, or cannot be written there.
     """
-    if path.is_dir():
-        raise OutputPathError("a folder is there", where=str(path), fix="choose the name of a file")
-    if path.exists() and not overwrite:
-        raise OutputPathError("the file exists", where=str(path), fix="pass overwrite=True, or choose another name")
-    page = render(report)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        fix = "choose a file in a folder that exists and that you may write to"
-        raise OutputPathError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path, overwrite=overwrite) as beside:
+        beside.write_text(render(report), encoding="utf-8")
     return path
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from laser_fx.errors import InputError, OptionError
-from laser_fx.zoo.files import write_whole
+from laser_fx.files import replacing
 from laser_fx.zoo.trm import TRM, TRMConfig
 
 __all__ = ["StoredModel", "load_model", "read", "save_model", "write"]
@@ -62,7 +62,8 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {_KEY: json.dumps(about, sort_keys=True)}
-    write_whole(path, lambda beside: save_file(plain, beside, metadata=header))
+    with replacing(path, overwrite=True) as beside:
+        save_file(plain, beside, metadata=header)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from laser_fx.errors import LaserError
+from laser_fx.files import replacing
 from laser_fx.zoo.evaluate import Score, evaluate
-from laser_fx.zoo.files import write_whole
 from laser_fx.zoo.recipes import RECIPES, Recipe
 from laser_fx.zoo.store import load_model, save_model
 from laser_fx.zoo.trainer import Trainer
@@ -76,7 +76,8 @@ def _run(options: argparse.Namespace, recipe: Recipe, console: Console) -> None:
     console.print(f"exact on {score.count} held-out puzzles: {score.exact:.2%} ({low:.2%} to {high:.2%})")
     if options.results is not None:
         figures = json.dumps(_figures(options, trainer, score), indent=2) + "\n"
-        write_whole(options.results, lambda beside: beside.write_text(figures, encoding="utf-8"))
+        with replacing(options.results, overwrite=True) as beside:
+            beside.write_text(figures, encoding="utf-8")
 
 
 def _train(trainer: Trainer, options: argparse.Namespace, state: Path, console: Console) -> None:

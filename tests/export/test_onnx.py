@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from laser_fx.errors import ExportError, OptionError, VerificationError
+from laser_fx.errors import ExportError, OptionError, OutputPathError, VerificationError
 from laser_fx.export import OnnxModel, to_onnx
 
 NAMES = ("one_loop", "nested", "per_step", "two_loops", "tracked")
@@ -278,4 +278,12 @@ def test_a_file_that_answers_otherwise_is_never_written(make: Make, tmp_path: Pa
     with pytest.raises(VerificationError, match="differs by") as caught:
         to_onnx(Changing(), tmp_path / "m.onnx")
     assert "4 rows, ORT_ENABLE_BASIC" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["missing/m.onnx", "."])
+def test_paths_are_refused_before_the_work(make: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputPathError) as caught:
+        to_onnx(None, tmp_path / name)  # type: ignore[arg-type]
+    assert str(tmp_path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from laser_fx.errors import OutputPathError
-from laser_fx.export import to_onnx
-from laser_fx.export.files import replacing
+from laser_fx.files import replacing
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -52,14 +49,6 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
 def test_what_a_disk_refuses_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputPathError, match="No space left"), replacing(tmp_path / "m.onnx", overwrite=False):
         raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize("name", ["missing/m.onnx", "."])
-def test_paths_are_refused_before_the_work(make: Callable[..., Any], tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputPathError) as caught:
-        to_onnx(None, tmp_path / name)  # type: ignore[arg-type]
-    assert str(tmp_path) in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_closed_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
