@@ -75,7 +75,7 @@ class Captured:
 
     def input_values(self) -> tuple[Tensor, ...]:
         """The fake tensors of the inputs; a free dimension is a SymInt."""
-        by_name = {node.name: node.meta["val"] for node in self.graph_module.graph.nodes if node.op == "placeholder"}
+        by_name = {node.name: node.meta["val"] for node in self.graph_module.graph.find_nodes(op="placeholder")}
         return tuple(by_name[name] for name in self.inputs)
 
     def accepts(self, call: Call) -> bool:

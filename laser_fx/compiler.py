@@ -188,8 +188,7 @@ class CompiledModel(nn.Module):
         return self.prepare(call, self._mode(call))
 
     def _mode(self, call: Call) -> Mode:
-        tensors = (*call.tensors, *self.parameters())
-        grad_enabled = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        grad_enabled = torch.is_grad_enabled() and any(t.requires_grad for t in (*call.tensors, *self.parameters()))
         if grad_enabled and not self.training and self._options.forward == "lowrank":
             _log.info("gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward")
         device = call.tensors[0].device.type if call.tensors else "cpu"

@@ -156,7 +156,7 @@ def flat_record(record: Any) -> Iterator[Tensor]:
 
 
 def _placeholders(graph_module: fx.GraphModule) -> list[str]:
-    return [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
 
 
 def _step(stats: Tensor) -> Step:

@@ -166,7 +166,7 @@ class _Writer:
         return fx.map_arg(node.args, self._size), fx.map_arg(node.kwargs, self._size)
 
     def _read_size(self, name: str) -> fx.Node | None:
-        for holder in [n for n in self.graph.nodes if n.op == "placeholder"]:
+        for holder in self.graph.find_nodes(op="placeholder"):
             value = holder.meta.get("val")
             for dimension, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
                 if isinstance(size, torch.SymInt) and str(size) == name:
