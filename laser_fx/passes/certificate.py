@@ -17,7 +17,7 @@ from torch import fx
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.passes.infra import SET_GRAD, getitem, rolled_loop
-from laser_fx.passes.normalise import Interner, describe, identity_reason, is_random, is_symbolic, skeleton
+from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton
 
 __all__ = ["Certificate", "certify"]
 

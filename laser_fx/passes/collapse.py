@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import fx
 
-from laser_fx.passes.normalise import Block, Interner, Item, Ref, Slot
+from laser_fx.passes.keys import Interner
+from laser_fx.passes.normalise import Block, Item, Ref, Slot
 
 __all__ = ["FoundLoop", "Run", "collapse"]
 

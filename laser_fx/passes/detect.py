@@ -22,7 +22,8 @@ from itertools import takewhile
 from torch import fx
 
 from laser_fx.passes.collapse import FoundLoop, Run, collapse
-from laser_fx.passes.normalise import Block, Ref, View, describe
+from laser_fx.passes.keys import describe
+from laser_fx.passes.normalise import Block, Ref, View
 
 __all__ = ["FoundLoop", "detect"]
 

@@ -7,16 +7,19 @@ mean the same operator, the same static arguments, the same weights, shape, dtyp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from laser_fx.capture import GRAD_ENABLED
+from laser_fx.passes.infra import rolled_loop
+from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton
+from laser_fx.passes.structure import structure
 
-__all__ = ["Block", "Interner", "Item", "Ref", "Slot", "View", "identity_reason", "is_symbolic", "normalise"]
+__all__ = ["Block", "Item", "Kind", "Ref", "Slot", "View", "normalise"]
 
 aten = torch.ops.aten
 
@@ -25,24 +28,25 @@ Ref = tuple[int, Slot]
 """A value: (index of the item that makes it, which of its results), or (−1 − k, 0) for input k of the block. At the top
 level the numbers after the inputs stand for what is computed from weights and constants."""
 
-_IDENTITIES = {aten.alias.default, aten.lift_fresh_copy.default, aten.detach.default, aten.detach_.default}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
-_CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
 
 
-class Interner:
-    """Small numbers for hashable keys.
+class Kind(NamedTuple):
+    """What the token of an operation stands for: two nodes of one kind can be the same operation in two steps.
 
-    >>> intern = Interner()
-    >>> intern("a"), intern("b"), intern("a")
-    (0, 1, 0)
+    Args:
+        target: the operator's name; for a loop that the model's author wrote as one, its `structure`.
+        args: the arguments, as `skeleton` has them: values as holes, weights by what tells them apart.
+        kwargs: likewise.
+        value: what `describe` says of the result.
+        grad_enabled: the grad mode that it was captured under.
     """
 
-    def __init__(self) -> None:
-        self._numbers: dict[Hashable, int] = {}
-
-    def __call__(self, key: Hashable) -> int:
-        return self._numbers.setdefault(key, len(self._numbers))
+    target: Hashable
+    args: Hashable
+    kwargs: Hashable
+    value: Hashable
+    grad_enabled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,39 +102,6 @@ class View:
     weights: frozenset[fx.Node]
     looked_through: Mapping[fx.Node, str]
     intern: Interner = field(repr=False)
-
-
-def identity_reason(node: fx.Node, grad_enabled: bool) -> str | None:
-    """Why the node returns its input unchanged, or None. ``grad_enabled``: the graph was captured with gradients on."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    source, result = node.args[0].meta.get("val"), node.meta.get("val")
-    if not isinstance(source, Tensor) or not isinstance(result, Tensor):
-        return None
-    if node.target in _IDENTITIES and not grad_enabled:
-        return f"{node.target} without gradients is its input"
-    same = (source.dtype, source.device, source.layout) == (result.dtype, result.device, result.layout)
-    if node.target in _CASTS and same and not _copies(node):
-        return f"a cast of {source.dtype} to {result.dtype} is its input"
-    return None
-
-
-def _copies(node: fx.Node) -> bool:
-    if node.target is aten._to_copy.default or "memory_format" in node.kwargs:
-        return True
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
-    return bool(given.get("copy", False))
-
-
-def is_symbolic(node: fx.Node) -> bool:
-    """Whether the node's value is a size, not a tensor."""
-    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether two runs of the node may differ."""
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def normalise(
@@ -203,8 +174,13 @@ class _Normaliser:
 
     def _operation(self, node: fx.Node) -> None:
         refs: list[Ref] = []
-        key = (node.op, str(node.target), self._skeleton(node.args, refs), self._skeleton(node.kwargs, refs))
-        kind = (*key, describe(node.meta.get("val")), bool(node.meta.get(GRAD_ENABLED)))
+        kind = Kind(
+            self._target(node),
+            self._skeleton(node.args, refs),
+            self._skeleton(node.kwargs, refs),
+            describe(node.meta.get("val")),
+            bool(node.meta.get(GRAD_ENABLED)),
+        )
         weights = [n for n in node.all_input_nodes if n in self.from_parameter]
         fixed = not is_random(node) and all(self._is_fixed(source) for source in node.all_input_nodes)
         # A product with a weight is work of the step in which it stands, even if that step starts from a constant.
@@ -213,12 +189,19 @@ class _Normaliser:
         # With gradients on, where a weight is cast or transposed decides how its gradient is summed: keep it in place.
         movable = not weights or (node in self.from_parameter and not self.grad_enabled)
         if movable and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes) and not is_random(node):
-            self.static[node] = self.intern((*kind, tuple(refs)))
+            self.static[node] = self.intern((kind, tuple(refs)))
             return
         self.values[node] = (len(self.items), 0)
         self.origin[self.values[node]] = node
         in_token = any(weight.op == "placeholder" for weight in weights)
         self.items.append(Item(self.intern(kind), tuple(refs), node, in_token))
+
+    @staticmethod
+    def _target(node: fx.Node) -> Hashable:
+        """The operator; a loop that was captured as one is known by what it computes, not by its name."""
+        owner = node.graph.owning_module
+        loop = rolled_loop(owner, node) if owner is not None else None
+        return str(node.target) if loop is None else structure(loop)
 
     def _is_fixed(self, source: fx.Node) -> bool:
         return source in self.static or source in self.from_parameter or is_symbolic(source)
@@ -245,25 +228,3 @@ class _Normaliser:
             self.constants[token] = (-1 - self.inputs - len(self.constants), 0)
             self.origin[self.constants[token]] = node
         return self.constants[token]
-
-
-def skeleton(argument: Any, leaf: Callable[[fx.Node], Hashable]) -> Hashable:
-    """A hashable form of nested arguments, with ``leaf`` called for every node in order of appearance."""
-    if isinstance(argument, fx.Node):
-        return leaf(argument)
-    if isinstance(argument, (tuple, list)):
-        return ("sequence", *(skeleton(a, leaf) for a in argument))
-    if isinstance(argument, dict):
-        return ("mapping", *((k, skeleton(v, leaf)) for k, v in argument.items()))
-    if isinstance(argument, slice):
-        return ("slice", *(skeleton(a, leaf) for a in (argument.start, argument.stop, argument.step)))
-    return (type(argument).__name__, str(argument))
-
-
-def describe(value: Any) -> Hashable:
-    """Shape, dtype and device of a fake value; a dynamic size is its symbol."""
-    if isinstance(value, Tensor):
-        return (tuple(str(size) for size in value.shape), str(value.dtype), str(value.device))
-    if isinstance(value, (tuple, list)):
-        return tuple(describe(v) for v in value)
-    return str(value)

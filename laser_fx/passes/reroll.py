@@ -19,7 +19,8 @@ from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.passes.detect import FoundLoop
 from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder
-from laser_fx.passes.normalise import Block, Item, Ref, View, is_symbolic
+from laser_fx.passes.keys import is_symbolic
+from laser_fx.passes.normalise import Block, Item, Ref, View
 from laser_fx.passes.source import loop_source, parting_line
 from laser_fx.rolled import RolledLoop
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laser_fx.passes.normalise import View, identity_reason
+from laser_fx.passes.keys import identity_reason
+from laser_fx.passes.normalise import View
 from tests.small import WIDTH, captured, model, step, viewed
 
 
