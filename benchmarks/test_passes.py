@@ -78,7 +78,7 @@ def passes(chain: Chain) -> dict[str, Callable[[], Any]]:
         "normalise": lambda: normalise(captured.graph, identities, frozenset(STATES), False),
         "detect": lambda: detect(view),
         "reroll": lambda: reroll(captured, view, block, STATES, False),
-        "certify": lambda: certify(captured, rolled.graph_module, identities, False),
+        "certify": lambda: certify(captured, rolled.graph_module, identities, frozenset(STATES), False),
     }
 
 

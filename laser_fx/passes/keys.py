@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from laser_fx.passes.infra import rolled_loop
+
 __all__ = ["Interner", "describe", "identity_reason", "is_random", "is_symbolic", "skeleton"]
 
 aten = torch.ops.aten
@@ -70,7 +72,11 @@ def is_symbolic(node: fx.Node) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether two runs of the node may differ."""
+    """Whether two runs of the node may differ; a loop that was captured as one is random if its body is."""
+    owner = node.graph.owning_module
+    loop = rolled_loop(owner, node) if owner is not None else None
+    if loop is not None:
+        return any(is_random(inner) for inner in loop.body.graph.nodes)
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 

@@ -67,7 +67,7 @@ def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) ->
     view = normalise(captured.graph_module.graph, identities, parameters, mode.grad_enabled)
     block = detect(view, options.min_trip)
     rolled = reroll(captured.graph_module, view, block, captured.states, mode.grad_enabled)
-    proof = certify(captured.graph_module, rolled.graph_module, identities, mode.grad_enabled)
+    proof = certify(captured.graph_module, rolled.graph_module, identities, parameters, mode.grad_enabled)
     return Program(
         model=model,
         mode=mode,

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from laser_fx.errors import PassError
 from laser_fx.passes.certificate import Certificate, certify
 from laser_fx.passes.infra import SET_GRAD
-from laser_fx.passes.pipeline import _identities
+from laser_fx.passes.pipeline import _identities, _is_parameter
 from laser_fx.program import Program
 from laser_fx.rolled import RolledLoop
 from tests.nests import CASES
@@ -27,7 +27,10 @@ def identities(program: Program) -> Mapping[str, Hashable]:
 
 
 def certify_with(program: Program, rolled: fx.GraphModule) -> Certificate:
-    return certify(program.captured, rolled, identities(program), program.mode.grad_enabled)
+    parameters = frozenset(
+        name for name, target in program.capture.states.items() if _is_parameter(program.model, target)
+    )
+    return certify(program.captured, rolled, identities(program), parameters, program.mode.grad_enabled)
 
 
 def tampered(program: Program) -> tuple[fx.GraphModule, RolledLoop, dict[str, fx.Node]]:
@@ -57,7 +60,9 @@ def test_it_lists_what_was_looked_through() -> None:
     assert [reason for _, reason in proof.looked_through] == ["aten.detach.default without gradients is its input"] * 3
 
 
-def refused(program: Program, rolled: fx.GraphModule, why: str = "is not the captured expression") -> None:
+def refused(
+    program: Program, rolled: fx.GraphModule, why: str = "no such operation|leaves it out|is not the captured one"
+) -> None:
     with pytest.raises(PassError, match=why):
         certify_with(program, rolled)
 
@@ -148,4 +153,55 @@ def test_it_refuses_a_draw_that_nothing_uses() -> None:
     with rolled.loop_0.body.graph.inserting_after(nodes["tanh"]):
         extra = rolled.loop_0.body.graph.call_function(torch.ops.aten.rand_like.default, (holder,))
     extra.meta = dict(holder.meta)
-    refused(program, rolled, "draws random numbers in another order")
+    refused(program, rolled)
+
+
+def test_it_says_where_and_in_which_step_it_lost_the_way() -> None:
+    program = compiled_program(CASES["one_loop"].forward)
+    rolled, loop, _ = tampered(program)
+    loop.trip_count = 5
+    refused(program, rolled, r"where: loop_0, step 4: linear")
+
+
+def reads_twice(self: Any, x: Tensor) -> Tensor:
+    z = x
+    for _ in range(3):
+        z = torch.tanh(self.a(z)) * torch.sigmoid(z)
+    return z
+
+
+def swap_readers(program: Program) -> fx.GraphModule:
+    """The rolled graph, its sigmoid before its linear: the same values, the carry's gradient summed the other way."""
+    rolled, loop, nodes = tampered(program)
+    nodes["linear"].prepend(nodes["sigmoid"])
+    loop.body.graph.lint()
+    return rolled
+
+
+def test_it_refuses_another_order_of_readers_where_gradients_are_summed() -> None:
+    program = compiled_program(reads_twice, training=True)
+    refused(program, swap_readers(program), "gradient would be summed in another order")
+
+
+def test_without_gradients_the_order_of_readers_is_free() -> None:
+    program = compiled_program(reads_twice)
+    certify_with(program, swap_readers(program))
+
+
+def test_it_refuses_one_node_for_two_where_gradients_tell_them_apart() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        z = x
+        for _ in range(3):
+            z = torch.tanh(self.a(z)) + torch.tanh(self.a(z))
+        return z
+
+    for training in (False, True):
+        program = compiled_program(forward, training=training)
+        rolled, _, nodes = tampered(program)
+        nodes["add"].args = (nodes["tanh"], nodes["tanh"])
+        rolled.loop_0.body.graph.eliminate_dead_code()
+        if training:
+            refused(program, rolled)
+        else:
+            merged = certify_with(program, rolled).merged
+            assert ("tanh_1", "tanh") in merged
