@@ -5,10 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from laser_fx import errors, export
 from laser_fx.compiler import CompiledModel, compile, inspect
 from laser_fx.options import Options
+from laser_fx.structured import loop
 
 try:
     __version__ = version("laser-fx")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["CompiledModel", "Options", "__version__", "compile", "errors", "export", "inspect"]
+__all__ = ["CompiledModel", "Options", "__version__", "compile", "errors", "export", "inspect", "loop"]

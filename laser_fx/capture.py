@@ -23,11 +23,13 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
 from laser_fx.call import Call, path_name, register_dataclasses
-from laser_fx.errors import CaptureError, InputError, NonFiniteError
+from laser_fx.cut_structured import cut_structured
+from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
+from laser_fx.nodes import GRAD_ENABLED
+from laser_fx.structured import tracing_once
 
-__all__ = ["Captured", "capture", "check_finite"]
+__all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite"]
 
-GRAD_ENABLED = "grad_enabled"
 _SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 ASSERTIONS = frozenset(
     {
@@ -37,6 +39,7 @@ ASSERTIONS = frozenset(
     }
 )
 _MODEL = "model"
+_OURS = ("call.py", "capture.py", "structured.py")
 
 
 @dataclass(frozen=True)
@@ -171,15 +174,18 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
             raise CaptureError(
                 f"the model holds a {spec.kind.name.lower()}, which a graph cannot take", where=str(spec.target)
             )
-    graph = _inline_grad_regions(exported.graph_module, grad_enabled, inputs)
-    graph.lint()
+    straight = fx.GraphModule(
+        _submodules_of(exported.graph_module), _inline_grad_regions(exported.graph_module, grad_enabled, inputs)
+    )
+    graph_module = cut_structured(straight)
+    graph_module.graph.lint()
     mutations = tuple(
         str(spec.target).removeprefix(_MODEL + ".")
         for spec in signature.output_specs
         if spec.kind is OutputKind.BUFFER_MUTATION
     )
     return Captured(
-        graph_module=fx.GraphModule(_submodules_of(exported.graph_module), graph),
+        graph_module=graph_module,
         states=states,
         constants=constants,
         inputs=tuple(inputs.values()),
@@ -225,9 +231,12 @@ def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
+            with tracing_once():
+                exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
             if not grad_enabled and _is_mutating(exported.graph_module):
                 exported = exported.run_decompositions({})
+    except LaserError:
+        raise
     except Exception as error:
         raise _refusal(flat, call, grad_enabled, error) from error
     return exported
@@ -268,7 +277,7 @@ def _first_line(error: BaseException) -> str:
 def _line_of_model(error: BaseException) -> str | None:
     """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
     here = Path(__file__).parent
-    skipped = (str(Path(torch.__file__).parent), str(here / "call.py"), str(here / "capture.py"))
+    skipped = (str(Path(torch.__file__).parent), *(str(here / name) for name in _OURS))
     seen: BaseException | None = error
     while seen is not None:
         frames = [f for f in traceback.extract_tb(seen.__traceback__) if not f.filename.startswith((*skipped, "<"))]

@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
-    {"errors", "files", "loops", "subspace", "rolled"},
-    {"options", "ops", "structured", "call", "capture", "program"},
+    {"errors", "files", "loops", "markers", "nodes", "subspace", "rolled"},
+    {"options", "ops", "structured", "cut_structured", "call", "capture", "program"},
     {"passes", "memory"},
     {"export", "reporting"},
     {"compiler"},

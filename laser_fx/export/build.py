@@ -120,9 +120,10 @@ def _used(values: list[ir.Value | None], user: list[ir.Value]) -> list[ir.Value]
 
 
 def _depths(module: fx.GraphModule, taken: set[str]) -> tuple[Depth, ...]:
-    """Outermost loops without per-step values; a loop with them has no free depth."""
+    """Outermost loops whose steps are alike: values that differ by step, or tensors of all steps, fix the depth."""
     calls = [(node, loop) for node in module.graph.nodes if (loop := loop_of(node)) is not None]
-    free = [(node, loop) for node, loop in calls if loop.per_step_count == 0]
+    fixed = [loop for _, loop in calls if loop.per_step_count or loop.stacked_count or loop.stacked_outputs]
+    free = [(node, loop) for node, loop in calls if loop not in fixed]
     return tuple(
         Depth(_free("depth" if len(calls) == 1 else f"depth_{loop.name}", taken), loop.name, loop.trip_count, least)
         for node, loop in free

@@ -129,10 +129,12 @@ class Stitcher:
         self, call: fx.Node, loop: RolledLoop, known: dict[fx.Node, ir.Value | None], prefix: str
     ) -> list[ir.Node]:
         arguments = [_node(argument) for argument in call.args]
-        first = loop.carry_count + loop.per_step_count * loop.trip_count
-        carry = [_present(known, argument) for argument in arguments[: loop.carry_count]]
-        stacked, nodes = self._stack(loop, [_present(known, a) for a in arguments[loop.carry_count : first]])
-        body = self._body(loop, stacked, [known[argument] for argument in arguments[first:]])
+        varying = [_present(known, argument) for argument in arguments[: loop.varying_arguments]]
+        carry, streams = varying[: loop.carry_count], varying[loop.carry_count :]
+        first_stacked = len(streams) - loop.stacked_count
+        stacked, nodes = self._stack(loop, streams[:first_stacked])
+        invariants = [known[argument] for argument in arguments[loop.varying_arguments :]]
+        body = self._body(loop, [*stacked, *streams[first_stacked:]], invariants)
         count = self._trips.get(loop.name) or self.constant(np.array(loop.trip_count, np.int64))
         node = ir.Node(
             "",

@@ -27,7 +27,6 @@ from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.session import open_session
 from laser_fx.export.source import Exportable
 from laser_fx.export.straight import hint
-from laser_fx.rolled import RolledLoop
 
 __all__ = ["LEVELS", "Verification", "compare", "verify_file"]
 
@@ -237,8 +236,7 @@ class _AtDepth(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loop = self.fetch_attr(target)
-        trips = self._trips.get(loop.name, loop.trip_count)
-        return RolledLoop(loop.name, loop.body, trips, loop.carry_count, loop.per_step_count)(*args, **kwargs)
+        return loop.changed(trip_count=self._trips.get(loop.name, loop.trip_count))(*args, **kwargs)
 
 
 def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> dict[str, Array]:

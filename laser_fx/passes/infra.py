@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
+from laser_fx.nodes import placeholder
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["SET_GRAD", "PassResult", "count_nodes", "finish", "getitem", "placeholder", "rolled_loop"]
@@ -38,14 +37,6 @@ def finish(root: torch.nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
     except RuntimeError as error:
         raise PassError(f"{name} made a malformed graph: {error}", where=name) from error
     return fx.GraphModule(root, graph, class_name=name)
-
-
-def placeholder(graph: fx.Graph, name: str, value: Any, grad_enabled: bool) -> fx.Node:
-    """A new input of a graph. It is named after what the graph does not name so yet: ``x``, then ``x_1``."""
-    node = graph.create_node("placeholder", name, name=name)
-    node.target = node.name  # the argument in the generated code, which must be unique too
-    node.meta = {"val": value, GRAD_ENABLED: grad_enabled}
-    return node
 
 
 def rolled_loop(graph_module: fx.GraphModule, node: fx.Node) -> RolledLoop | None:

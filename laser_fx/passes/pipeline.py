@@ -15,18 +15,16 @@ from laser_fx.capture import Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options
-from laser_fx.passes.certificate import certify
-from laser_fx.passes.detect import detect
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
-from laser_fx.passes.normalise import normalise
-from laser_fx.passes.reroll import reroll
+from laser_fx.passes.normalise import View, normalise
+from laser_fx.passes.roll import Door, roll
 from laser_fx.passes.sharing import saved_elsewhere
 from laser_fx.program import Mode, Program, flat_record
 
-__all__ = ["build_program", "measure_spectra", "place_sites", "retrack"]
+__all__ = ["build_program", "measure_spectra", "place_sites", "retrack", "view_of"]
 
 
 def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *, dynamic: bool = True) -> Program:
@@ -52,7 +50,8 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
 
 
 def _refuse_mutation(captured: Captured) -> None:
-    for node in captured.graph_module.graph.nodes:
+    levels = [m for m in captured.graph_module.modules() if isinstance(m, fx.GraphModule)]
+    for node in (node for level in levels for node in level.graph.nodes):
         if is_mutating(node):
             raise CaptureError(
                 f"{node.target} writes into its input while gradients are on",
@@ -62,12 +61,7 @@ def _refuse_mutation(captured: Captured) -> None:
 
 
 def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) -> Program:
-    identities = _identities(model, captured)
-    parameters = frozenset(name for name, target in captured.states.items() if _is_parameter(model, target))
-    view = normalise(captured.graph_module.graph, identities, parameters, mode.grad_enabled)
-    block = detect(view, options.min_trip)
-    rolled = reroll(captured.graph_module, view, block, captured.states, mode.grad_enabled)
-    proof = certify(captured.graph_module, rolled.graph_module, identities, parameters, mode.grad_enabled)
+    rolled = roll(captured.graph_module, _door(model, captured), options.min_trip)
     return Program(
         model=model,
         mode=mode,
@@ -77,8 +71,19 @@ def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) ->
         nest=_with_bodies(rolled.nest, rolled.graph_module),
         sites=tuple(p.site for p in find_sites(rolled.graph_module, captured.states)),
         options=options,
-        notes=(*rolled.notes, f"proved equal to the captured graph: {proof.operations} operators"),
+        notes=rolled.notes,
     )
+
+
+def view_of(model: nn.Module, captured: Captured) -> View:
+    """The normalised view of what was captured of a model."""
+    door = _door(model, captured)
+    return normalise(captured.graph_module.graph, door.identities, door.parameters, door.grad_enabled)
+
+
+def _door(model: nn.Module, captured: Captured) -> Door:
+    parameters = frozenset(name for name, target in captured.states.items() if _is_parameter(model, target))
+    return Door(_identities(model, captured), parameters, captured.states, captured.grad_enabled)
 
 
 def _use(program: Program) -> Use | None:

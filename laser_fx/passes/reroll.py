@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
+from laser_fx.passes.describe_loops import describe_body, describe_structured
 from laser_fx.passes.detect import FoundLoop
-from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder
+from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder, rolled_loop
 from laser_fx.passes.keys import is_symbolic
 from laser_fx.passes.normalise import Block, Item, Ref, View
+from laser_fx.passes.sizes import Sizes
 from laser_fx.passes.source import loop_source, parting_line
 from laser_fx.rolled import RolledLoop
 
@@ -34,7 +35,14 @@ class Rolled(PassResult):
     nest: LoopNest = field(default_factory=LoopNest)
 
 
-def reroll(captured: fx.GraphModule, view: View, block: Block, states: Mapping[str, str], grad_enabled: bool) -> Rolled:
+def reroll(
+    captured: fx.GraphModule,
+    view: View,
+    block: Block,
+    states: Mapping[str, str],
+    grad_enabled: bool,
+    prefix: str = "loop",
+) -> Rolled:
     """Write ``captured`` again with the loops of ``block``.
 
     Args:
@@ -43,12 +51,14 @@ def reroll(captured: fx.GraphModule, view: View, block: Block, states: Mapping[s
         block: what `detect` made of the view.
         states: placeholder → name of the parameter or buffer in the model.
         grad_enabled: the grad mode at the graph's door.
+        prefix: names of loops begin with it.
 
     Returns:
-        The rolled graph with the same placeholders and outputs, and the nest of its loops.
+        The rolled graph with the same placeholders and outputs, and the nest of its loops. A loop that was captured as
+        one stands in it with its captured body.
     """
     root = nn.Module()
-    writer = _Writer(root, view.static, states, grad_enabled, prefix="loop")
+    writer = _Writer(root, view.static, states, grad_enabled, prefix)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             writer.copy_placeholder(node)
@@ -77,7 +87,7 @@ class _Writer:
         self.door_mode = self.mode = grad_enabled
         self.values: dict[Ref, fx.Node] = {}
         self.static_nodes: dict[fx.Node, fx.Node] = {}
-        self.sizes: dict[str, fx.Node] = {}
+        self.sizes = Sizes(self.graph)
         self.loops: list[Loop] = []
         self.nodes: dict[str, tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]] = {}
         self.calls: dict[int, fx.Node] = {}
@@ -112,7 +122,7 @@ class _Writer:
         def argument(source: fx.Node) -> fx.Node:
             if source in self.static and source.op == "placeholder":
                 return self._static(source)
-            return self._size(source) if is_symbolic(source) else self._value(next(refs), block)
+            return self.sizes(source) if is_symbolic(source) else self._value(next(refs), block)
 
         # Arguments are resolved first: a weight's derived value may have to be written before this node.
         args, kwargs = fx.map_arg(node.args, argument), fx.map_arg(node.kwargs, argument)
@@ -120,9 +130,26 @@ class _Writer:
         self.values[index, 0] = self._create(node, args, kwargs)
 
     def _create(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        owner = node.graph.owning_module
+        loop = rolled_loop(owner, node) if owner is not None else None
+        if loop is not None:
+            return self._copy_loop(node, loop, args)
         copied = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         copied.meta = dict(node.meta)
         return copied
+
+    def _copy_loop(self, node: fx.Node, loop: RolledLoop, args: Any) -> fx.Node:
+        """A loop that was captured as one."""
+        described = describe_structured(f"{self.prefix}_{len(self.loops)}", node, loop, self.states)
+        self.nodes[described.name] = ((node,), (node,))
+        return self._call(loop.changed(name=described.name), args, described, dict(node.meta))
+
+    def _call(self, loop: RolledLoop, arguments: Any, described: Loop, meta: dict[str, Any]) -> fx.Node:
+        self.root.add_module(loop.name, loop)
+        call = self.graph.call_module(loop.name, tuple(arguments))
+        call.name, call.meta = loop.name, meta
+        self.loops.append(described)
+        return call
 
     def _set_mode(self, enabled: bool) -> None:
         if enabled != self.mode:
@@ -145,36 +172,7 @@ class _Writer:
         return self.static_nodes[node]
 
     def _size_or_static(self, node: fx.Node) -> fx.Node:
-        return self._size(node) if is_symbolic(node) else self._static(node)
-
-    def _size(self, node: fx.Node) -> Any:
-        """A size, read off one of this graph's own inputs, so that no body takes a number from outside."""
-        value = node.meta["val"]
-        if not isinstance(value, torch.SymInt):
-            return value
-        name = str(value)
-        if name not in self.sizes:
-            self.sizes[name] = self._read_size(name) or self._create(node, *self._size_arguments(node))
-        return self.sizes[name]
-
-    def _size_arguments(self, node: fx.Node) -> tuple[Any, Any]:
-        if any(not is_symbolic(a) for a in node.all_input_nodes):
-            raise PassError(
-                f"no input of the loop has the size {node.meta['val']}",
-                where=node.name,
-                fix="compile with the batch size fixed (dynamic=False)",
-            )
-        return fx.map_arg(node.args, self._size), fx.map_arg(node.kwargs, self._size)
-
-    def _read_size(self, name: str) -> fx.Node | None:
-        for holder in self.graph.find_nodes(op="placeholder"):
-            value = holder.meta.get("val")
-            for dimension, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-                if isinstance(size, torch.SymInt) and str(size) == name:
-                    read = self.graph.call_function(torch.ops.aten.sym_size.int, (holder, dimension))
-                    read.meta = {"val": size, GRAD_ENABLED: self.mode}
-                    return read
-        return None
+        return self.sizes(node) if is_symbolic(node) else self._static(node)
 
     def _write_loop(self, index: int, item: Item, block: Block) -> None:
         found: FoundLoop = item.loop
@@ -183,12 +181,8 @@ class _Writer:
         loop_module, statics = body.finish()
         arguments = [self._value(ref, block) for ref in item.args] + [self._static(node) for node in statics]
         self._set_mode(body.door_mode)
-        self.root.add_module(name, loop_module)
-        call = self.graph.call_module(name, tuple(arguments))
-        call.name = name
-        call.meta = {"val": body.result_values(), GRAD_ENABLED: body.door_mode}
-        self.calls[index] = call
-        self.loops.append(body.describe(name))
+        meta = {"val": body.result_values(), GRAD_ENABLED: body.door_mode}
+        self.calls[index] = self._call(loop_module, arguments, body.describe(name), meta)
         self.nodes[name] = found.nodes
 
     def _value(self, ref: Ref, block: Block) -> fx.Node:
@@ -268,17 +262,16 @@ class _BodyWriter:
 
     def describe(self, name: str) -> Loop:
         """The loop as data."""
-        carry, per_step = self.found.carry, self.found.per_step
-        texts = [describe_value(holder) for holder in self.holders]
+        source, carry, varying = (
+            loop_source(*self.found.nodes),
+            self.found.carry,
+            self.found.carry + self.found.per_step,
+        )
+        inputs = (self.holders[:carry], self.holders[carry:varying], self.holders[varying:])
+        described = describe_body(name, self.found.trip_count, inputs, self._results()[carry:])
         parameters = {self.writer.states[n.name]: None for n in self.statics if n.name in self.writer.states}
-        source = loop_source(*self.found.nodes)
-        return Loop(
-            name=name,
-            trip_count=self.found.trip_count,
-            carry=tuple(texts[:carry]),
-            per_step=tuple(texts[carry : carry + per_step]),
-            invariants=tuple(texts[carry + per_step :]),
-            step_outputs=tuple(describe_value(n) for n in self._results()[carry:]),
+        return replace(
+            described,
             parameters=tuple(parameters),
             children=tuple(self._beside(child, source) for child in self.writer.loops),
             source=source,
@@ -290,11 +283,3 @@ class _BodyWriter:
         if child.source != source:
             return child
         return replace(child, source=parting_line(*self.writer.nodes[child.name]))
-
-
-def describe_value(node: fx.Node) -> str:
-    """``name: float32[s0, 36, 256]``."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return f"{node.name}: {value}"
-    return f"{node.name}: {str(value.dtype).removeprefix('torch.')}[{', '.join(str(s) for s in value.shape)}]"

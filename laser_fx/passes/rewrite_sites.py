@@ -150,16 +150,15 @@ class _Copier:
         arguments = (*old[: loop.carry_count], *carried, *old[loop.carry_count :], *handed)
         call = self.graph.call_module(name, arguments)
         call.name = node.name
-        values = list(node.meta["val"])
+        places = _Places.of(loop, len(node.meta["val"]), len(carried), len(keys))
         records = [[record.meta["val"]] * loop.trip_count for record in body.records.values()]
-        bases = [basis.meta["val"] for basis in carried]
-        call.meta = {**node.meta, "val": [*values[: loop.carry_count], *bases, *values[loop.carry_count :], *records]}
-        self.env[node] = _Call(call, loop.carry_count, len(carried))
+        call.meta = {**node.meta, "val": places.merged(node.meta["val"], [b.meta["val"] for b in carried], records)}
+        self.env[node] = _Call(call, places)
         emit = self.emitter(node)
         for number, key in enumerate(keys):
             if carried:
-                self.bases[key] = self._take(emit, call, loop.carry_count + number, f"basis_{identifier(key)}")
-            first = len(values) + len(carried)
+                self.bases[key] = self._take(emit, call, places.old_carry + number, f"basis_{identifier(key)}")
+            first = places.old_lists + len(carried)
             self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
 
     def _take(self, emit: Emitter, call: fx.Node, index: int, name: str) -> fx.Node:
@@ -168,22 +167,54 @@ class _Copier:
         return node
 
     def _result(self, node: fx.Node) -> fx.Node:
-        """A result of a loop, behind the bases that it carries now."""
-        index: Any = node.args[1]
+        """A result of a loop, at its new place."""
         call: _Call = self.env[node.all_input_nodes[0]]
-        moved = index if index < call.old_carry else index + call.added
-        copied = self.graph.create_node("call_function", getitem, (call.node, moved), {}, node.name)
+        copied = self.graph.create_node(
+            "call_function", getitem, (call.node, call.places.moved(node.args[1])), {}, node.name
+        )
         copied.meta = dict(node.meta)
         return copied
 
 
 @dataclass(frozen=True)
+class _Places:
+    """Where a rewritten loop has its results: carry, bases, lists over steps, records, then stacked outputs.
+
+    Args:
+        old_carry: how many results come before the bases.
+        old_lists: how many results came before the stacked outputs.
+        bases: how many bases it carries.
+        records: how many records it returns.
+    """
+
+    old_carry: int
+    old_lists: int
+    bases: int
+    records: int
+
+    @classmethod
+    def of(cls, loop: RolledLoop, results: int, bases: int, records: int) -> _Places:
+        """Places of a loop that had ``results`` results."""
+        return cls(loop.carry_count, results - loop.stacked_outputs, bases, records)
+
+    def moved(self, index: Any) -> int:
+        """The place of what was result ``index``."""
+        if index < self.old_carry:
+            return int(index)
+        return int(index + self.bases + (self.records if index >= self.old_lists else 0))
+
+    def merged(self, results: Sequence[Any], bases: Sequence[Any], records: Sequence[Any]) -> list[Any]:
+        """Something of every result, in the new order."""
+        lists, stacked = results[self.old_carry : self.old_lists], results[self.old_lists :]
+        return [*results[: self.old_carry], *bases, *lists, *records, *stacked]
+
+
+@dataclass(frozen=True)
 class _Call:
-    """A rewritten loop call: results from ``old_carry`` on stand ``added`` places later."""
+    """A rewritten loop call, and where its results are."""
 
     node: fx.Node
-    old_carry: int
-    added: int
+    places: _Places
 
 
 class _Top(_Copier):
@@ -250,15 +281,15 @@ class _Body(_Copier):
                 self.copy(node)
         body = finish(self.root, self.graph, self.loop.name)
         carry_count = self.loop.carry_count + len(bases)
-        return RolledLoop(self.loop.name, body, self.loop.trip_count, carry_count, self.loop.per_step_count)
+        return self.loop.changed(body=body, carry_count=carry_count)
 
     def _output(self, node: fx.Node) -> None:
         results: Any = fx.map_arg(node.args[0], lambda n: self.env[n])
         # Records come in the order of the sites, which is the order in which the parent takes them.
         self.records = {site.key: self.records[site.key] for site in self.sites}
         bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []
-        carry, collected = results[: self.loop.carry_count], results[self.loop.carry_count :]
-        self.graph.output((*carry, *bases, *collected, *self.records.values()))
+        places = _Places.of(self.loop, len(results), len(bases), len(self.records))
+        self.graph.output(tuple(places.merged(results, bases, list(self.records.values()))))
 
 
 def sites_inside(graph_module: fx.GraphModule, placed: Mapping[fx.Node, Site]) -> list[Site]:

@@ -16,7 +16,8 @@ __all__ = ["structure"]
 
 def structure(loop: RolledLoop) -> Hashable:
     """The loop's counts, and every node of its body in order, by number; names do not matter."""
-    return (loop.trip_count, loop.carry_count, loop.per_step_count, _body(loop.body))
+    counts = (loop.trip_count, loop.carry_count, loop.per_step_count, loop.stacked_count, loop.stacked_outputs)
+    return (*counts, _body(loop.body))
 
 
 def _body(body: fx.GraphModule) -> Hashable:

@@ -1,0 +1,38 @@
+"""What every graph of this package has on its nodes, from capture on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "placeholder", "read_size"]
+
+GRAD_ENABLED = "grad_enabled"
+"""Key of a node's ``meta``: the grad mode that it was captured under. ``meta["val"]`` is its fake value."""
+
+LOOP_SOURCE = "loop_source"
+"""Key of the ``meta`` of a call of a structured loop: ``file:line`` of the loop in the model's code."""
+
+
+def placeholder(graph: fx.Graph, name: str, value: Any, grad_enabled: bool) -> fx.Node:
+    """A new input of a graph. It is named after what the graph does not name so yet: ``x``, then ``x_1``."""
+    node = graph.create_node("placeholder", name, name=name)
+    node.target = node.name  # the argument in the generated code, which must be unique too
+    node.meta = {"val": value, GRAD_ENABLED: grad_enabled}
+    return node
+
+
+def read_size(graph: fx.Graph, value: Any, grad_enabled: bool) -> fx.Node | None:
+    """A symbolic size as a new node that reads it off an input of the graph; None where no input has it."""
+    if not isinstance(value, torch.SymInt):
+        return None
+    for holder in graph.find_nodes(op="placeholder"):
+        held = holder.meta.get("val")
+        for dimension, size in enumerate(held.shape if isinstance(held, Tensor) else ()):
+            if isinstance(size, torch.SymInt) and str(size) == str(value):
+                read = graph.call_function(torch.ops.aten.sym_size.int, (holder, dimension))
+                read.meta = {"val": size, GRAD_ENABLED: grad_enabled}
+                return read
+    return None
