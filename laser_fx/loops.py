@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-__all__ = ["Loop", "LoopNest", "Site", "Step"]
+__all__ = ["Loop", "LoopNest", "NearMiss", "Site", "Step"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,36 @@ class LoopNest:
 
         for loop in self.loops:
             yield from descend(loop, 0)
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A repetition that is nearly a loop, and what keeps it from being one.
+
+    Args:
+        steps: how many steps in a row are equal.
+        operators: operators a step.
+        step: the step that differs, from 0; it may come right before the equal ones. None where no single one does.
+        node: the operator at which it broke, by its name in the captured graph.
+        argument: the argument that differs there, None where it is not an argument.
+        reason: the whole story, one sentence.
+        source: ``file:line`` of the operator in the model's code, where the tracer knew it.
+
+    >>> reason = "3 steps of 2 operators repeat, the 4th does not: mul_3 has the constant other = 2"
+    >>> print(NearMiss(3, 2, 3, "mul_3", "other", reason, "models/trm.py:88"))
+    3 steps of 2 operators repeat, the 4th does not: mul_3 has the constant other = 2 — models/trm.py:88
+    """
+
+    steps: int
+    operators: int
+    step: int | None
+    node: str
+    argument: str | None
+    reason: str
+    source: str | None = None
+
+    def __str__(self) -> str:
+        return self.reason if self.source is None else f"{self.reason} — {self.source}"
 
 
 @dataclass(frozen=True)

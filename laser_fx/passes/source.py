@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 from torch import fx
 
-__all__ = ["loop_source", "parting_line"]
+__all__ = ["loop_source", "module_path", "node_line", "parting_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _OURS = Path(__file__).parents[1]
-_HIDDEN = (str(Path(torch.__file__).parent), *(str(_OURS / name) for name in ("call.py", "capture.py", "compiler.py")))
+_ROOMS = ("call.py", "capture.py", "compiler.py", "structured.py")
+_HIDDEN = (str(Path(torch.__file__).parent), *(str(_OURS / room) for room in _ROOMS))
+
+_WRAPPER = "model."
+"""The captured graph is that of a wrapper, which holds the model under this name."""
 
 Frame = tuple[str, int, str]
 
@@ -46,6 +50,19 @@ def parting_line(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> str | N
     depth = _shared_depth(stacks)
     file, line, _ = min((stack[min(depth, len(stack) - 1)] for stack in stacks), key=lambda frame: frame[1])
     return f"{_short(file)}:{line}"
+
+
+def node_line(node: fx.Node) -> str | None:
+    """``file:line`` of the model's code that called the operator."""
+    frames = _frames(node)
+    return f"{_short(frames[-1][0])}:{frames[-1][1]}" if frames else None
+
+
+def module_path(node: fx.Node) -> str:
+    """Path in the model of the module whose forward called the operator; empty for the model's own forward."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = f"{stack[-1][0]}." if stack else ""
+    return path.removeprefix(_WRAPPER).removesuffix(".")
 
 
 def _stacks(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> list[list[Frame]]:

@@ -18,6 +18,7 @@ from laser_fx.memory.measure import flops, saved_bytes
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import count_nodes
+from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
 from laser_fx.program import Program
 from laser_fx.reporting.environment import environment
@@ -58,6 +59,7 @@ def describe_program(
         saved_bytes=saved,
         graph=GraphSize(len(program.captured.graph.nodes), count_nodes(program.rolled)),
         warnings=_warnings(program, sites),
+        near_misses=near_misses_of(program),
     )
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from laser_fx.errors import InputError
-from laser_fx.loops import Loop, LoopNest, Site, Step
+from laser_fx.loops import Loop, LoopNest, NearMiss, Site, Step
 from laser_fx.options import Options
 from laser_fx.reporting import html, text
 from laser_fx.reporting.parts import Flops, GraphSize, SavedBytes, SiteReport
 
 __all__ = ["SCHEMA", "Report"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what `Report.to_dict` returns: it grows when a reader of the older one would misread the newer one."""
+_READABLE = (1, 2)
+"""Schema 1 has no near-misses."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +38,7 @@ class Report:
         saved_bytes: bytes saved for backward; ``None`` where not measured.
         graph: nodes captured and rolled; ``None`` where not measured.
         warnings: what the user should know, one sentence each.
+        near_misses: repetitions that are nearly loops, and what keeps them from being one, best first.
 
     >>> report = Report("Tiny", LoopNest((Loop("loop_0", 4, carry=("z",)),)))
     >>> report
@@ -53,6 +56,7 @@ class Report:
     saved_bytes: SavedBytes | None = None
     graph: GraphSize | None = None
     warnings: tuple[str, ...] = ()
+    near_misses: tuple[NearMiss, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report for ``json.dumps``: loop bodies left out, NaN as ``None``, and ``"schema"``, see `SCHEMA`."""
@@ -65,9 +69,9 @@ class Report:
         Raises:
             InputError: the dictionary is no report, or one of another schema.
         """
-        if data.get("schema") != SCHEMA:
+        if data.get("schema") not in _READABLE:
             raise InputError(
-                f"the report has schema {data.get('schema')!r}, this version reads {SCHEMA}",
+                f"the report has schema {data.get('schema')!r}, this version reads {' and '.join(map(str, _READABLE))}",
                 where="schema",
                 fix="make the report again, or read it with the version of laser-fx that wrote it",
             )
@@ -132,6 +136,7 @@ def _parsed(data: Mapping[str, Any]) -> dict[str, Any]:
         "sites": tuple(_site(site) for site in data["sites"]),
         "environment": dict(data["environment"]),
         "warnings": tuple(data["warnings"]),
+        "near_misses": tuple(NearMiss(**miss) for miss in data.get("near_misses", ())),
     }
 
 

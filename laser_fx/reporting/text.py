@@ -78,6 +78,8 @@ def _sections(report: Report) -> Iterator[RenderableType]:
     totals = _totals(report)
     if totals.row_count:
         yield Padding(totals, (1, 0, 0, 0))
+    for miss in report.near_misses:
+        yield Text.assemble(("nearly a loop: ", "cyan"), str(miss))
     for warning in report.warnings:
         yield Text(f"warning: {warning}", style="yellow")
     yield Text("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")

@@ -6,11 +6,15 @@ import random
 
 import pytest
 
-from laser_fx.loops import Loop, LoopNest, Site, Step
+from laser_fx.loops import Loop, LoopNest, NearMiss, Site, Step
 from laser_fx.options import Options
 from laser_fx.reporting import Flops, GraphSize, Report, SavedBytes, SiteReport, environment
 
 THRESHOLD = 0.999
+NEARLY = (
+    "3 steps of 14 operators repeat, the 4th does not: linear_9 (layers.0.up) reads the weight <layers.1.up.weight>,"
+    " where the steps before read the weight layers.0.up.weight"
+)
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +57,7 @@ def sample_report(act: int = 16) -> Report:
         saved_bytes=SavedBytes(eager=412_000_000, eager_sites=97_000_000, laser=338_000_000, laser_sites=23_000_000),
         graph=GraphSize(captured=27_440, rolled=198),
         warnings=("layers.1.down_proj used the exact X at 3 of 288 steps; a higher rank would keep it in low rank",),
+        near_misses=(NearMiss(3, 14, 3, "linear_9", "weight", NEARLY, "models/trm.py:88"),),
     )
 
 

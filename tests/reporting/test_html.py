@@ -63,6 +63,13 @@ def test_the_page_asks_for_nothing_else(page: Page, source: str) -> None:
     assert "default-src 'none'" in source
 
 
+def test_near_misses_have_a_section_and_are_escaped(source: str, report: Report) -> None:
+    section = source.partition('id="near-misses"')[2].partition("<h2")[0]
+    assert "&lt;layers.1.up.weight&gt;" in section
+    assert "models/trm.py:88" in section
+    assert 'id="near-misses"' not in render(replace(report, near_misses=()))
+
+
 def test_light_dark_phone_and_print_are_styled(source: str) -> None:
     for query in ("prefers-color-scheme: dark", "max-width: 46rem", "@media print"):
         assert query in source

@@ -46,6 +46,11 @@ def test_nan_survives_json_as_nan() -> None:
     assert step.exact
 
 
+def test_a_report_of_before_there_were_near_misses_is_read(report: Report) -> None:
+    older = {key: value for key, value in report.to_dict().items() if key != "near_misses"}
+    assert Report.from_dict({**older, "schema": 1}) == replace(report, near_misses=())
+
+
 def test_another_schema_is_refused(report: Report) -> None:
     with pytest.raises(InputError, match="schema 7"):
         Report.from_dict({**report.to_dict(), "schema": 7})

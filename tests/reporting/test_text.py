@@ -39,6 +39,11 @@ def test_totals_and_warnings_are_shown(report: Report) -> None:
     assert f"warning: {report.warnings[0]}" in text
 
 
+def test_near_misses_are_shown_whole(report: Report) -> None:
+    words = " ".join(str(report).split())
+    assert f"nearly a loop: {report.near_misses[0].reason} — models/trm.py:88" in words
+
+
 def test_a_model_without_a_loop_says_so() -> None:
     assert "no weight-shared loop" in str(Report("Linear"))
 
