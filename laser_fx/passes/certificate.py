@@ -23,7 +23,7 @@ from torch import fx
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.passes.infra import SET_GRAD, getitem, rolled_loop
-from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton
+from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton, stops_gradients
 from laser_fx.passes.structure import structure
 from laser_fx.rolled import RolledLoop
 
@@ -86,7 +86,7 @@ class _Record:
     Args:
         numbers: key of an operation → its nodes' numbers, in order.
         readers: number of a value → the numbers of its readers, in order.
-        constant: numbers of values that no gradient can reach.
+        constant: numbers of values that no gradient reaches: integers, and what is made of buffers and constants.
     """
 
     identities: Mapping[str, Hashable]
@@ -102,9 +102,9 @@ class _Record:
     merged: list[tuple[str, str]] = field(default_factory=list)
     draws: int = 0
 
-    def input(self, name: str) -> int:
-        number = -1 - self.inputs(self.identities.get(name, name))
-        if name in self.identities and name not in self.parameters:
+    def input(self, node: fx.Node) -> int:
+        number = -1 - self.inputs(self.identities.get(node.name, node.name))
+        if stops_gradients(node) or (node.name in self.identities and node.name not in self.parameters):
             self.constant.add(number)
         return number
 
@@ -118,16 +118,20 @@ class _Record:
     def operation(self, key: Key, operands: Sequence[int], node: fx.Node, where: str) -> int:
         known, number = self.numbers[key], len(self.nodes)
         self.nodes.append(node.name)
-        if all(operand in self.constant for operand in operands):
+        if stops_gradients(node) or all(operand in self.constant for operand in operands):
             self.constant.add(number)
         if known and self.merges(number):
             self.merged.append((node.name, self.nodes[known[0]]))
             return known[0]
         known.append(number)
-        if self.grad_enabled:
-            for operand in operands:
+        if self.grad_enabled and not stops_gradients(node):
+            for operand in self.summed(operands):
                 self.readers[operand].append(number)
         return number
+
+    def summed(self, operands: Sequence[int]) -> list[int]:
+        """Those whose gradient may be a sum."""
+        return [operand for operand in operands if operand not in self.constant]
 
     def merges(self, number: int) -> bool:
         """Whether nodes that compute the same as this one are one: where no gradient tells them apart."""
@@ -144,8 +148,8 @@ class _Match:
         self.read: dict[int, int] = defaultdict(int)
         self.draws = 0
 
-    def input(self, name: str) -> int:
-        return self.record.input(name)
+    def input(self, node: fx.Node) -> int:
+        return self.record.input(node)
 
     def skip(self, node: fx.Node, reason: str) -> None:
         """What is looked through in the rolled graph was copied from the captured one."""
@@ -160,12 +164,12 @@ class _Match:
         if turn >= len(known):
             raise PassError("the captured graph has no such operation, or has it less often", where=where + node.name)
         self.met[key] += 1
-        if self.record.grad_enabled and not self.record.merges(known[turn]):
+        if self.record.grad_enabled and not stops_gradients(node):
             self._follow(known[turn], operands, where + node.name)
         return known[turn]
 
     def _follow(self, number: int, operands: Sequence[int], where: str) -> None:
-        for operand in operands:
+        for operand in self.record.summed(operands):
             readers, turn = self.record.readers[operand], self.read[operand]
             if turn >= len(readers) or readers[turn] != number:
                 raise PassError("its argument's gradient would be summed in another order", where=where)
@@ -193,8 +197,8 @@ class _Run:
         self.structures: dict[RolledLoop, Hashable] = {}
 
     def all(self, graph_module: fx.GraphModule) -> list[Any]:
-        names = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
-        return self._graph(graph_module, [self.table.input(name) for name in names], "")
+        inputs = [self.table.input(node) for node in graph_module.graph.find_nodes(op="placeholder")]
+        return self._graph(graph_module, inputs, "")
 
     def _graph(self, graph_module: fx.GraphModule, arguments: Sequence[Any], where: str) -> list[Any]:
         values: dict[fx.Node, Any] = {}

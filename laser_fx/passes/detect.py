@@ -14,7 +14,7 @@ inside.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
@@ -24,6 +24,7 @@ from torch import fx
 from laser_fx.passes.collapse import FoundLoop, Run, collapse
 from laser_fx.passes.keys import describe
 from laser_fx.passes.normalise import Block, Ref, View
+from laser_fx.passes.schedule import is_slice, schedules
 
 __all__ = ["FoundLoop", "detect"]
 
@@ -37,8 +38,26 @@ def detect(view: View, min_trip: int = 2) -> Block:
     Args:
         view: from `normalise`.
         min_trip: shortest repetition that counts.
+
+    The items are taken in the program's order first. Where operations with one weight are left that stand beside each
+    other, `schedules` has other orders that may show the loop behind them; what leaves the fewest is returned.
     """
-    return _detect(view.block, view, min_trip)
+    found = _detect(view.block, view, min_trip)
+    best = (_left(found), found)
+    if best[0]:
+        for other in schedules(view):
+            found = _detect(other.block, other, min_trip)
+            best = min(best, (_left(found), found), key=lambda pair: pair[0])
+            if not best[0]:
+                break
+    return best[1]
+
+
+def _left(block: Block) -> int:
+    """Items that share a weight, and everything else, with another one of their level: a loop may be behind them."""
+    counts = Counter(item.token for item in block.items if item.reads_weight and not is_slice(item))
+    inner = sum(_left(item.loop.body) for item in block.items if item.loop is not None)
+    return sum(count for count in counts.values() if count > 1) + inner
 
 
 def _detect(block: Block, view: View, min_trip: int) -> Block:

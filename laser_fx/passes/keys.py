@@ -10,12 +10,16 @@ from torch import Tensor, fx
 
 from laser_fx.passes.infra import rolled_loop
 
-__all__ = ["Interner", "describe", "identity_reason", "is_random", "is_symbolic", "skeleton"]
+__all__ = ["Interner", "describe", "identity_reason", "is_random", "is_symbolic", "skeleton", "stops_gradients"]
 
 aten = torch.ops.aten
 
 _IDENTITIES = {aten.alias.default, aten.lift_fresh_copy.default, aten.detach.default, aten.detach_.default}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
+_SHAPE_READERS = {
+    *(getattr(aten, f"{value}_like").default for value in ("zeros", "ones", "empty", "full", "rand", "randn")),
+    *(getattr(aten, f"new_{value}").default for value in ("zeros", "ones", "empty", "full")),
+}
 
 
 class Interner:
@@ -69,6 +73,13 @@ def _copies(node: fx.Node) -> bool:
 def is_symbolic(node: fx.Node) -> bool:
     """Whether the node's value is a size, not a tensor."""
     return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def stops_gradients(node: fx.Node) -> bool:
+    """Whether no gradient passes the node whatever it reads: its value is integral, or made of its argument's shape."""
+    value = node.meta.get("val")
+    integral = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+    return integral or node.target in _SHAPE_READERS
 
 
 def is_random(node: fx.Node) -> bool:

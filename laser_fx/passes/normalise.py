@@ -7,7 +7,7 @@ mean the same operator, the same static arguments, the same weights, shape, dtyp
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -95,6 +95,7 @@ class View:
         weights: nodes that are parameters, or made of parameters alone.
         looked_through: node → why it returns its input.
         intern: gives tokens; detection goes on with it.
+        grad_enabled: whether the graph was captured with gradients on.
     """
 
     block: Block
@@ -102,6 +103,7 @@ class View:
     weights: frozenset[fx.Node]
     looked_through: Mapping[fx.Node, str]
     intern: Interner = field(repr=False)
+    grad_enabled: bool
 
 
 def normalise(
@@ -115,13 +117,28 @@ def normalise(
         parameters: placeholders among them that are parameters.
         grad_enabled: whether the graph was captured with gradients on.
     """
-    return _Normaliser(identities, parameters, grad_enabled).run(graph)
+    intern = Interner()
+    folded = _Normaliser(identities, parameters, grad_enabled, intern)
+    view = folded.run(graph)
+    # A first step that starts from a constant has parts that are constants: they stay items if later steps have them.
+    repeated = folded.folded_kinds & {item.token for item in view.block.items}
+    return _Normaliser(identities, parameters, grad_enabled, intern, repeated).run(graph) if repeated else view
 
 
 class _Normaliser:
-    def __init__(self, identities: Mapping[str, Hashable], parameters: frozenset[str], grad_enabled: bool) -> None:
-        self.identities, self.parameters, self.grad_enabled = identities, parameters, grad_enabled
-        self.intern = Interner()
+    """``kept``: tokens of operations that are not folded even where they compute a constant."""
+
+    def __init__(
+        self,
+        identities: Mapping[str, Hashable],
+        parameters: frozenset[str],
+        grad_enabled: bool,
+        intern: Interner,
+        kept: Set[int] = frozenset(),
+    ) -> None:
+        self.identities, self.parameters, self.grad_enabled, self.kept = identities, parameters, grad_enabled, kept
+        self.intern = intern
+        self.folded_kinds: set[int] = set()
         self.items: list[Item] = []
         self.inputs = 0
         self.values: dict[fx.Node, Ref] = {}
@@ -138,7 +155,7 @@ class _Normaliser:
         block = Block(self.items, self.inputs, self.outputs, self.origin)
         firsts: dict[int, fx.Node] = {}
         static = {node: firsts.setdefault(token, node) for node, token in self.static.items()}
-        return View(block, static, frozenset(self.from_parameter), self.looked_through, self.intern)
+        return View(block, static, frozenset(self.from_parameter), self.looked_through, self.intern, self.grad_enabled)
 
     def _visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -181,20 +198,26 @@ class _Normaliser:
             describe(node.meta.get("val")),
             bool(node.meta.get(GRAD_ENABLED)),
         )
+        token = self.intern(kind)
         weights = [n for n in node.all_input_nodes if n in self.from_parameter]
-        fixed = not is_random(node) and all(self._is_fixed(source) for source in node.all_input_nodes)
+        free = token not in self.kept and not is_random(node)
         # A product with a weight is work of the step in which it stands, even if that step starts from a constant.
-        if fixed and weights and node.target not in _PRODUCTS:
+        if free and weights and node.target not in _PRODUCTS and all(map(self._is_fixed, node.all_input_nodes)):
             self.from_parameter.add(node)
         # With gradients on, where a weight is cast or transposed decides how its gradient is summed: keep it in place.
         movable = not weights or (node in self.from_parameter and not self.grad_enabled)
-        if movable and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes) and not is_random(node):
-            self.static[node] = self.intern((kind, tuple(refs)))
+        if free and movable and all(a in self.static or is_symbolic(a) for a in node.all_input_nodes):
+            self._fold(node, token, tuple(refs))
             return
         self.values[node] = (len(self.items), 0)
         self.origin[self.values[node]] = node
         in_token = any(weight.op == "placeholder" for weight in weights)
-        self.items.append(Item(self.intern(kind), tuple(refs), node, in_token))
+        self.items.append(Item(token, tuple(refs), node, in_token))
+
+    def _fold(self, node: fx.Node, token: int, refs: tuple[Ref, ...]) -> None:
+        self.static[node] = self.intern((token, refs))
+        if refs:
+            self.folded_kinds.add(token)
 
     @staticmethod
     def _target(node: fx.Node) -> Hashable:
