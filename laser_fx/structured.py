@@ -137,7 +137,7 @@ class _Step:
         if not self.collect:
             return returned, None
         if not isinstance(returned, tuple) or len(returned) != 2:
-            kind, fix = type(returned).__name__, "return (carry, output), or leave out collect"
+            kind, fix = _type(returned), "return (carry, output), or leave out collect"
             raise InputError(f"the body returns a {kind}", where=self.source, fix=fix)
         return returned
 
@@ -153,7 +153,7 @@ class _Step:
         for path, leaf in paths:
             if not isinstance(leaf, Tensor):
                 at = f" at {path_name(path)}" if path else ""
-                raise InputError(f"{what} holds a {type(leaf).__name__}{at}", where=self.source, fix="use tensors only")
+                raise InputError(f"{what} holds a {_type(leaf)}{at}", where=self.source, fix="use tensors only")
         return _Flat([leaf for _, leaf in paths], spec)
 
     def _check_same(self, first: _Flat, now: _Flat, what: str) -> None:
@@ -175,17 +175,21 @@ def _source(frame: FrameType) -> str:
 
 def _check_trips(trips: object, where: str) -> None:
     if not isinstance(trips, int) or isinstance(trips, bool) or trips < 1:
-        raise InputError(f"trips is {trips!r}", where=where, fix="pass a whole number of at least 1, known beforehand")
+        raise InputError(
+            f"trips is {trips!r}" if isinstance(trips, int) else f"trips is a {_type(trips)}",
+            where=where,
+            fix="pass a whole number of at least 1, known beforehand",
+        )
 
 
 def _check_rows(per_step: object, trips: int, where: str) -> None:
     if not isinstance(per_step, (tuple, list)):
         raise InputError(
-            f"per_step is a {type(per_step).__name__}", where=where, fix="pass a tuple of tensors: per_step=(values,)"
+            f"per_step is a {_type(per_step)}", where=where, fix="pass a tuple of tensors: per_step=(values,)"
         )
     for position, values in enumerate(per_step):
         if not isinstance(values, Tensor) or not values.ndim or values.shape[0] != trips:
-            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            found = tuple(values.shape) if isinstance(values, Tensor) else _type(values)
             raise InputError(
                 f"per_step[{position}] is {found} for {trips} trips", where=where, fix=f"pass a tensor ({trips}, …)"
             )
@@ -193,6 +197,12 @@ def _check_rows(per_step: object, trips: int, where: str) -> None:
 
 def _kind(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"
+
+
+def _type(value: object) -> str:
+    return (
+        "Tensor" if isinstance(value, Tensor) else type(value).__name__
+    )  # while tracing, tensors are of another class
 
 
 def _device(values: Sequence[Tensor]) -> torch.device:

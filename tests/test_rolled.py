@@ -38,3 +38,28 @@ def test_step_outputs_nest_as_loops_do() -> None:
 def test_it_says_how_often_it_runs() -> None:
     loop = RolledLoop("loop_0", fx.symbolic_trace(lambda z: (z,)), trip_count=5, carry_count=1)
     assert "loop_0, trip_count=5, carry_count=1" in repr(loop)
+
+
+def test_stacked_values_go_in_row_by_row_and_come_out_stacked() -> None:
+    def body(z: Any, a: Any, u: Any, x: Any) -> Any:
+        z = z * a + u + x
+        return z, -a, z * 2
+
+    counts = {"trip_count": 3, "carry_count": 1, "per_step_count": 1, "stacked_count": 1, "stacked_outputs": 1}
+    loop = RolledLoop("loop_0", fx.symbolic_trace(body), **counts)
+    assert (loop.varying_arguments, loop.varying_inputs) == (5, 3)
+    u = torch.tensor([10.0, 20.0, 30.0])
+    final, negated, doubled = loop(torch.ones(()), 2, 3, 4, u, 100)
+    z, expected = 1.0, []
+    for a, b in zip((2, 3, 4), u.tolist(), strict=True):
+        z = z * a + b + 100
+        expected.append(2 * z)
+    assert negated == [-2, -3, -4]
+    assert (final.item(), doubled.tolist()) == (z, expected)
+
+
+def test_a_changed_loop_keeps_what_is_not_named() -> None:
+    loop = RolledLoop("loop_0", fx.symbolic_trace(lambda z: (z,)), 5, 1, 2, 3, 0)
+    other = loop.changed(name="loop_1", trip_count=6)
+    assert (other.name, other.trip_count, other.body) == ("loop_1", 6, loop.body)
+    assert (other.carry_count, other.per_step_count, other.stacked_count) == (1, 2, 3)

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from laser_fx.errors import ExportError
 from laser_fx.export import functions
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
+from laser_fx.export.randomness import refuse_random
 from laser_fx.export.source import Exportable
 from laser_fx.export.stitch import Stitcher, own_values, value_like
 from laser_fx.export.straight import loop_of, results_of
@@ -44,9 +45,10 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
     """The ONNX model of a program, and what it says about itself.
 
     Raises:
-        ExportError: something in the graph has no ONNX.
+        ExportError: something in the graph has no ONNX, or draws random numbers.
     """
     module = program.graph_module if form == "rolled" else program.captured
+    refuse_random(module)
     inputs = _inputs(program, module)
     depths = _depths(module, taken=set(program.input_names)) if depth_inputs else ()
     trips = {depth.loop: _optional_input(depth.input, np.array(depth.default, np.int64)) for depth in depths}

@@ -70,7 +70,7 @@ def to_onnx(
     Raises:
         OutputPathError: the file cannot be written there.
         OptionError: an unknown form or too old an opset.
-        ExportError: something in the graph has no ONNX, or the program is for training.
+        ExportError: something in the graph has no ONNX, draws random numbers, or the program is for training.
         VerificationError: the file does not answer as the program does. Nothing is left on disk.
         MissingDependencyError: ``verify`` without ONNX Runtime.
     """

@@ -14,11 +14,11 @@ from torch import fx
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
 from laser_fx.passes.infra import rolled_loop
+from laser_fx.passes.source import module_path
 
 __all__ = ["PlacedSite", "find_sites", "size_hint"]
 
 _LINEAR = torch.ops.aten.linear.default
-_WRAPPER = "model."
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ def _walk(
     for node in graph_module.graph.nodes:
         loop = rolled_loop(graph_module, node)
         if loop is not None:
-            varying = loop.carry_count + loop.per_step_count * loop.trip_count
-            holders = [a for a in loop.body.graph.nodes if a.op == "placeholder"]
-            fixed = holders[loop.carry_count + loop.per_step_count :]
-            inner = {p: weights[a] for p, a in zip(fixed, node.args[varying:], strict=True) if a in weights}
+            fixed = loop.body.graph.find_nodes(op="placeholder")[loop.varying_inputs :]
+            given = node.args[loop.varying_arguments :]
+            inner = {p: weights[a] for p, a in zip(fixed, given, strict=True) if a in weights}
             yield from _walk(loop.body, loop.name, steps * loop.trip_count, inner)
         elif loop_name and node.target is _LINEAR and node.args[1] in weights and node.args[0] not in weights:
             yield PlacedSite(_site(node, loop_name, steps, weights[node.args[1]]), node)
@@ -79,7 +78,7 @@ def _walk(
 def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:
     activation, matrix = (source.meta["val"] for source in node.all_input_nodes[:2])
     return Site(
-        name=_module_path(node) or weight.removesuffix(".weight"),
+        name=module_path(node) or weight.removesuffix(".weight"),
         loop=loop_name,
         weight=weight,
         rows=prod(size_hint(size) for size in activation.shape[:-1]),
@@ -87,8 +86,3 @@ def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:
         outputs=size_hint(matrix.shape[0]),
         steps=steps,
     )
-
-
-def _module_path(node: fx.Node) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]).removeprefix(_WRAPPER) if stack and stack[-1][0] != _WRAPPER.rstrip(".") else ""

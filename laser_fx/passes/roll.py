@@ -67,9 +67,9 @@ def roll(captured: fx.GraphModule, door: Door, min_trip: int, prefix: str = "loo
     proof = certify(captured, rolled.graph_module, door.identities, door.parameters, door.grad_enabled)
     bodies = _roll_bodies(captured, rolled.graph_module, door, min_trip)
     nest = LoopNest(tuple(_with_children(loop, bodies) for loop in rolled.nest.loops))
-    proved = f"{prefix}: proved equal to the captured graph: {proof.operations} operators"
-    notes = (*rolled.notes, proved, *(note for body in bodies.values() for note in body.notes))
-    return replace(rolled, nest=nest, notes=notes)
+    proved = f"proved equal to the captured graph: {proof.operations} operators"
+    inner = (f"{name}: {note}" for name, body in bodies.items() for note in body.notes)
+    return replace(rolled, nest=nest, notes=(*rolled.notes, proved, *inner))
 
 
 def _roll_bodies(captured: fx.GraphModule, made: fx.GraphModule, door: Door, min_trip: int) -> dict[str, Rolled]:
