@@ -32,7 +32,7 @@ from laser_fx.zoo.layers import (
     truncated_normal_,
 )
 
-__all__ = ["TRM", "Batch", "Carry", "InnerCarry", "Solve", "TRMConfig"]
+__all__ = ["TRM", "Batch", "Carry", "InnerCarry", "ReasoningModule", "Solve", "TRMConfig"]
 
 Batch = dict[str, Tensor]
 Positions = Literal["rope", "rope2d", "learned", "learned_rope2d", "none"]
