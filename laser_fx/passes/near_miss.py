@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 from laser_fx.loops import NearMiss
@@ -51,12 +51,9 @@ def find_near_misses(
     """
     operators, compare = Operators(view), Comparer(view, states)
     numbers = {item.node: index for index, item in enumerate(view.block.items)}
-    found: list[NearMiss] = []
-    for region in _regions(block, numbers, range(len(view.block.items))):
-        found += _Search(operators, compare, region, min_trip).run()
-        if len(found) >= at_most:
-            break
-    return tuple(found[:at_most])
+    regions = _regions(block, numbers, range(len(view.block.items)))
+    found = (miss for region in regions for miss in _Search(operators, compare, region, min_trip).run())
+    return tuple(islice(found, at_most))
 
 
 @dataclass(frozen=True)
@@ -77,11 +74,20 @@ class _Region:
 
 def _regions(block: Block, numbers: Mapping[Any, int], span: range, inner: bool = False) -> Iterator[_Region]:
     loops = [item.loop for item in block.items if item.loop is not None]
-    starts = [numbers[loop.nodes[0][0]] for loop in loops]
+    spans = [_span(loop, numbers) for loop in loops]
     left_over = frozenset(numbers[item.node] for item in block.items if item.loop is None)
-    yield _Region(span, inner, left_over, frozenset(starts))
-    for loop, start in zip(loops, starts, strict=True):
-        yield from _regions(loop.body, numbers, range(start, start + _length(loop.body)), True)
+    # Loops that are interleaved in program order have no border between them.
+    interleaved = any(a.stop > b.start for a, b in pairwise(sorted(spans, key=lambda s: s.start)))
+    starts = frozenset[int]() if interleaved else frozenset(s.start for s in spans)
+    yield _Region(span, inner, left_over, starts)
+    for loop, whole in zip(loops, spans, strict=True):
+        first_step = range(whole.start, whole.start + len(whole) // loop.trip_count)
+        yield from _regions(loop.body, numbers, first_step, True)
+
+
+def _span(loop: Any, numbers: Mapping[Any, int]) -> range:
+    start = numbers[loop.nodes[0][0]]
+    return range(start, start + loop.trip_count * _length(loop.body))
 
 
 def _length(block: Block) -> int:
@@ -95,18 +101,16 @@ class _Search:
     def __init__(self, operators: Operators, compare: Comparer, region: _Region, min_trip: int) -> None:
         self.operators, self.compare, self.region, self.min_trip = operators, compare, region, min_trip
 
-    def run(self) -> list[NearMiss]:
+    def run(self) -> Iterator[NearMiss]:
         """One for each place, longest first."""
-        found: list[NearMiss] = []
-        seen: set[int] = set()
+        borders, seen = self.region.left_over | self.region.starts, set[int]()
         for stretch in self._stretches():
-            inside = (self.region.left_over | self.region.starts).intersection(range(stretch.start, stretch.stop))
+            inside = borders.intersection(range(stretch.start, stretch.stop))
             miss = self._judge(stretch) if inside and not inside & seen else None
             if miss is not None:
-                found.append(miss)
                 # The steps on either side of an odd one tell the same story.
                 seen.update(range(stretch.start - stretch.period, stretch.stop + stretch.period))
-        return found
+                yield miss
 
     def _stretches(self) -> list[Stretch]:
         first, stop = self.region.span.start, self.region.span.stop
@@ -121,10 +125,17 @@ class _Search:
             return None
         breaks, shared = self.operators.breaks(steps), uses > 1
         if not breaks:
-            return None if self.region.inner else self._beside(steps) or self._no_loop(steps, shared)
+            alone = self.region.inner or steps.period == 1
+            return None if alone else self._beside(steps) or self._no_loop(steps, shared)
+        if len(breaks) == steps.trips - 1 and self._mostly_in_loops(steps):
+            return None
         if len(breaks) == steps.trips - 1 and self._all_differ(steps, breaks[1]) and not self.region.inner:
             return self._every_step(steps, breaks[1], shared)
         return self._one_step(steps, breaks, shared)
+
+    def _mostly_in_loops(self, steps: Steps) -> bool:
+        inside = range(steps.first, steps.stop)
+        return 2 * len(self.region.left_over.intersection(inside)) < len(inside)
 
     def _one_step(self, steps: Steps, breaks: Mapping[int, int], shared: bool) -> NearMiss | None:
         """Some steps repeat: the odd one follows them, or comes before them."""

@@ -13,6 +13,7 @@ import laser_fx
 from laser_fx.errors import CaptureError, NoLoopWarning
 from laser_fx.loops import NearMiss
 from laser_fx.options import Options
+from laser_fx.passes import near_miss
 from laser_fx.passes.detect import detect
 from laser_fx.passes.near_miss import find_near_misses
 from tests.families.near_loops import NEAR_LOOPS
@@ -217,7 +218,7 @@ def test_without_any_repetition_the_warning_points_to_inspect() -> None:
 
 
 def test_compiling_a_model_with_a_loop_looks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("laser_fx.compiler.near_misses_of", lambda *_: pytest.fail("it was looked for"))
+    monkeypatch.setattr(near_miss, "find_near_misses", lambda *_: pytest.fail("it was looked for"))
     with warnings.catch_warnings():
         warnings.simplefilter("error", NoLoopWarning)
         laser_fx.compile(model(CASES["one_loop"].forward), (torch.randn(3, WIDTH),), options=Options.exact())
