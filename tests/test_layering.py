@@ -11,10 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
     {"errors", "files", "loops", "markers", "nodes", "subspace", "rolled"},
-    {"options", "ops", "structured", "cut_structured", "call", "capture", "program"},
+    {"options", "ops", "structured", "cut_structured", "call", "capture", "program", "values", "fingerprint"},
     {"passes", "memory"},
     {"export", "reporting"},
-    {"compiler"},
+    {"compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
     {"cli", "demo"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

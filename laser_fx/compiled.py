@@ -1,0 +1,250 @@
+"""The module that `laser_fx.compile` returns."""
+
+from __future__ import annotations
+
+import copy
+import inspect as _python
+import logging
+import warnings
+from functools import cache
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from laser_fx.call import Call, flatten_call
+from laser_fx.errors import InputError, NoLoopWarning, OptionError
+from laser_fx.export import OnnxFile, to_onnx
+from laser_fx.fingerprint import Fingerprint, fingerprint
+from laser_fx.loops import LoopNest, Site
+from laser_fx.options import Options
+from laser_fx.passes.near_miss import near_misses_of
+from laser_fx.program import Mode, Program
+from laser_fx.programs import Programs, run
+from laser_fx.reporting import Report
+from laser_fx.reporting.describe import describe_program
+from laser_fx.standin import StandIn
+
+__all__ = ["CompiledModel", "compiled_copy"]
+
+_log = logging.getLogger("laser_fx")
+
+
+class CompiledModel(StandIn):
+    """A model whose loops are rolled: the same signature, outputs, parameters and state_dict.
+
+    Made by `compile`. Parameters and buffers are the original's own: train, load or move either one. Each combination
+    of mode, grad mode, autocast, dtypes, devices and sizes is compiled when it is first called; the leading dimension
+    stays free. So is a model that changed: its code, its submodules, a plain attribute that its code names. What a
+    change cannot be seen in is listed at `laser_fx.fingerprint.fingerprint`.
+
+    Hooks of the compiled model run at every call. Forward hooks on its submodules are a part of what is compiled: what
+    they return counts, and what else they do happens while compiling only. Inside `torch.export`, inside transforms of
+    `torch.func`, and for tensors that hold no data or are of a subclass, it is the model that it was made from.
+    Code under `torch.compile` calls it as it is, from outside of the compiled graph.
+    """
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        super().__init__(model)
+        self.__dict__["_programs"] = Programs(model, options)
+        self.__dict__["_latest"] = None
+        self.__dict__["_records"] = ()
+        self.__dict__["_untraced"] = _untraced()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model's forward returns."""
+        if torch.compiler.is_exporting():
+            return self._model(*args, **kwargs)
+        return self._untraced(self, args, kwargs)
+
+    @property
+    def options(self) -> Options:
+        """The options it was compiled with."""
+        return self._programs.options  # type: ignore[no-any-return]
+
+    @property
+    def program(self) -> Program:
+        """The program that ran, or was compiled, last.
+
+        Raises:
+            InputError: nothing was compiled yet.
+        """
+        if self._latest is None:
+            raise InputError(
+                "nothing is compiled yet",
+                where="CompiledModel",
+                fix="call the model once, or pass example_inputs to compile",
+            )
+        return self._latest  # type: ignore[no-any-return]
+
+    @property
+    def loops(self) -> LoopNest:
+        """The loop nest of the latest program."""
+        return self.program.nest
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of the latest program."""
+        return self.program.sites
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph of the latest program."""
+        return self.program.graph_module
+
+    def report(self, *, training: bool = True) -> Report:
+        """What was found, done and measured.
+
+        Args:
+            training: also measure what a training step saves for backward; this compiles the training graph of a copy.
+        """
+        steps = self.program.steps(self._records) if self._records else {}
+        return describe_program(self.program, steps, compiled_copy if training else None)
+
+    def to_onnx(
+        self,
+        path: str | PathLike[str],
+        *,
+        form: Literal["rolled", "unrolled"] = "rolled",
+        depth_inputs: bool = True,
+        verify: bool = True,
+        overwrite: bool = False,
+        opset: int = 20,
+    ) -> OnnxFile:
+        """Write the inference graph as ONNX; see `laser_fx.export.to_onnx`."""
+        program = self._inference_program()
+        return to_onnx(
+            program,
+            path,
+            form=form,
+            depth_inputs=depth_inputs,
+            verify=verify,
+            overwrite=overwrite,
+            opset=opset,
+        )
+
+    def with_options(self, options: Options) -> CompiledModel:
+        """The same model under other options: what was captured, proved and measured is shared, so it costs little.
+
+        Raises:
+            OptionError: another ``min_trip``, which decides what a loop is: compile anew.
+        """
+        if options.min_trip != self.options.min_trip:
+            raise OptionError(
+                f"min_trip is {options.min_trip}, it was {self.options.min_trip}",
+                where="CompiledModel.with_options",
+                fix="call laser_fx.compile again",
+            )
+        other = CompiledModel(self._model, options)
+        other._take(self, self._programs.under(options))
+        return other
+
+    def prepare(self, call: Call, mode: Mode) -> Program:
+        """Compile for these inputs and this mode, unless that was done before."""
+        state = fingerprint(self._model)
+        return self._use(self._programs.find(state, call, mode) or self._compile(state, call, mode))
+
+    def _replicate_for_data_parallel(self) -> CompiledModel:
+        raise InputError(
+            "a compiled model cannot be replicated: every replica would run the weights of the first device",
+            where="torch.nn.DataParallel",
+            fix="use torch.nn.parallel.DistributedDataParallel, or compile inside of each process",
+        )
+
+    def _twin(self, model: nn.Module) -> CompiledModel:
+        other = CompiledModel(model, self.options)
+        other._take(self, self._programs.of(model))
+        return other
+
+    def __reduce__(self) -> Any:
+        return CompiledModel, (self._model, self.options), self._hooks()
+
+    def _take(self, other: CompiledModel, programs: Programs) -> None:
+        """Take over the programs of another one, in the same order."""
+        self.__dict__["_programs"] = programs
+        pairs = zip(other._programs, programs, strict=True)
+        self.__dict__["_latest"] = next((mine for theirs, mine in pairs if theirs is other._latest), None)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        state = fingerprint(self._model)
+        call = flatten_call(args, kwargs, self._argument_names())
+        if _is_left_to_the_model(call) or (state.backward_hooks and torch.is_grad_enabled()):
+            return self._model(*args, **kwargs)
+        mode = self._mode(call, state)
+        program = self._programs.find(state, call, mode)
+        if program is None and not self._programs.full():
+            program = self._compile(state, call, mode)
+        if program is None or not self._use(program).nest:
+            return self._model(*args, **kwargs)
+        output, self.__dict__["_records"] = run(program, call)
+        return output
+
+    def _compile(self, state: Fingerprint, call: Call, mode: Mode) -> Program:
+        program = self._programs.compile(state, call, mode, parameters=self._argument_names())
+        if not program.nest:
+            warnings.warn(_no_loop(program), NoLoopWarning, stacklevel=5)
+        return program  # type: ignore[no-any-return]
+
+    def _use(self, program: Program) -> Program:
+        self.__dict__["_latest"], self.__dict__["_records"] = program, ()
+        return program
+
+    def _mode(self, call: Call, state: Fingerprint) -> Mode:
+        trainable = state.trainable or any(tensor.requires_grad for tensor in call.tensors)
+        grad_enabled = torch.is_grad_enabled() and trainable
+        if grad_enabled and not self.training and self.options.forward == "lowrank":
+            _log.info("gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward")
+        device = call.tensors[0].device.type if call.tensors else "cpu"
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return Mode(self.training, grad_enabled, autocast)
+
+    def _inference_program(self) -> Program:
+        latest = self.program
+        if not latest.mode.training and not latest.mode.grad_enabled:
+            return latest
+        was_training = self.training
+        self.eval()
+        try:
+            return self.prepare(latest.capture.call, Mode(False, False, latest.mode.autocast))
+        finally:
+            self.train(was_training)
+
+    def _argument_names(self) -> tuple[str, ...]:
+        return _positional(self._model.forward)
+
+
+def compiled_copy(model: nn.Module, options: Options) -> CompiledModel:
+    """A compiled copy of the model, to measure without touching the original."""
+    return CompiledModel(copy.deepcopy(model), options)
+
+
+@cache
+def _untraced() -> Any:
+    """How a compiled model is called: as it is, and from outside of graphs that torch.compile makes.
+
+    Made when it is needed: it imports dynamo, which takes a second.
+    """
+    return torch.compiler.disable(
+        lambda compiled, args, kwargs: compiled._call(args, kwargs),
+        reason="a model that laser_fx compiled is compiled already: it runs between two graphs",
+    )
+
+
+def _is_left_to_the_model(call: Call) -> bool:
+    """Whether no program is for this call: transforms of torch.func, tensors without data, tensor subclasses."""
+    return torch._C._are_functorch_transforms_active() or any(
+        tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter) for tensor in call.tensors
+    )
+
+
+def _positional(forward: Any) -> tuple[str, ...]:
+    """Names of the positional arguments."""
+    kinds = (_python.Parameter.POSITIONAL_ONLY, _python.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in _python.signature(forward).parameters.values() if p.kind in kinds)
+
+
+def _no_loop(program: Program) -> str:
+    sentence = f"{type(program.model).__name__} has no loop that shares a weight from step to step: it runs as it is."
+    nearest = near_misses_of(program, at_most=1)
+    return f"{sentence} {nearest[0]}" if nearest else f"{sentence} laser_fx.inspect shows what was captured"

@@ -1,0 +1,150 @@
+"""The programs of one model: which one answers a call, and why another one is compiled."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from laser_fx.cache import plain_values, program_for
+from laser_fx.call import Call
+from laser_fx.capture import check_finite
+from laser_fx.errors import NonFiniteError
+from laser_fx.fingerprint import Fingerprint
+from laser_fx.options import Options
+from laser_fx.passes.pipeline import retrack
+from laser_fx.program import Mode, Program, flat_record
+from laser_fx.reasons import causes
+
+__all__ = ["LIMIT", "Programs", "run"]
+
+LIMIT = 64
+"""Programs of one compiled model; calls that would need one more run as they are."""
+
+_log = logging.getLogger("laser_fx")
+
+
+class _Known(NamedTuple):
+    state: Fingerprint
+    mode: Mode
+    values: tuple[Any, ...]
+    program: Program
+
+    def accepts(self, mode: Mode, values: tuple[Any, ...], call: Call) -> bool:
+        return self.mode == mode and self.values == values and self.program.capture.accepts(call)
+
+
+class Programs:
+    """The programs of a model under one set of options, compiled as calls ask for them.
+
+    Args:
+        model: the model.
+        options: what its programs may do.
+    """
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model, self.options = model, options
+        self._known: list[_Known] = []
+        self._causes: Counter[str] = Counter()
+        self._told = False
+
+    def __iter__(self) -> Iterator[Program]:
+        return (known.program for known in self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, state: Fingerprint, call: Call, mode: Mode) -> Program | None:
+        """The program that answers this call, None if there is none yet."""
+        values = plain_values(call)
+        fitting = [known for known in self._known if known.accepts(mode, values, call)]
+        same = next((known for known in fitting if known.state.identical(state)), None)
+        found = same or next((known for known in fitting if known.state == state), None)
+        return found and found.program
+
+    def compile(
+        self, state: Fingerprint, call: Call, mode: Mode, *, parameters: Sequence[str] = (), dynamic: bool = True
+    ) -> Program:
+        """Compile for this call, saying why if it is not the first time.
+
+        Args:
+            state: the model's fingerprint.
+            call: the inputs.
+            mode: training flag, grad mode and autocast.
+            parameters: names of the positional arguments of forward.
+            dynamic: leave the shared leading dimension free.
+        """
+        self._explain(state, call, mode, parameters)
+        like = [known.program for known in self._known if known.mode == mode and known.state == state]
+        # A free leading size holds from 2 on; the second program for a single row is one of its own.
+        single = call.shared_batch() == 1 and any(program.capture.dynamic for program in like)
+        program = program_for(self.model, state, call, mode, self.options, dynamic=dynamic and not single)
+        self._known.append(_Known(state, mode, plain_values(call), program))
+        return program
+
+    def full(self) -> bool:
+        """Whether the limit is reached; the first time that it is, a warning says what kept changing."""
+        if len(self._known) < LIMIT:
+            return False
+        if not self._told:
+            self._told = True
+            (thing, times), *_ = self._causes.most_common(1) or [("something", 0)]
+            _log.warning(
+                "%s has %d programs, and calls that need another one run as they are from here on: %s changed %d times",
+                type(self.model).__name__,
+                len(self._known),
+                thing,
+                times,
+            )
+        return True
+
+    def under(self, options: Options) -> Programs:
+        """The same programs under other options, with the same ``min_trip``."""
+        other = Programs(self.model, options)
+        other._known = [known._replace(program=retrack(known.program, options)) for known in self._known]
+        return other
+
+    def of(self, model: nn.Module) -> Programs:
+        """The same programs for a copy of the model."""
+        other = Programs(model, self.options)
+        other._known = [known._replace(program=replace(known.program, model=model)) for known in self._known]
+        return other
+
+    def _explain(self, state: Fingerprint, call: Call, mode: Mode, parameters: Sequence[str]) -> None:
+        """Log what changed since the latest program, of this mode if there is one; each thing once."""
+        if not self._known:
+            return
+        nearest = next((known for known in reversed(self._known) if known.mode == mode), self._known[-1])
+        found = causes(nearest.program.capture, (nearest.state, state), (nearest.mode, mode), call, parameters)
+        news = [cause for cause in found if cause.thing not in self._causes]
+        self._causes.update(cause.thing for cause in found)
+        _log.log(logging.INFO if news else logging.DEBUG, "recompiling: %s", "; ".join(map(str, news or found)))
+
+
+def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
+    """The output of a program and the records of its sites.
+
+    Raises:
+        NonFiniteError: a site measured NaN.
+    """
+    output, records = program.run(call)
+    _check_records(program, call, records)
+    return output, records
+
+
+def _check_records(program: Program, call: Call, records: tuple[Any, ...]) -> None:
+    """Raise where a site measured NaN: name the tensor if an input or a weight is to blame, else the site and step."""
+    for key, record in zip(program.record_names, records, strict=True):
+        for step, stats in enumerate(flat_record(record)):
+            if math.isnan(float(stats[0])):
+                check_finite(program.model, call, infinities=True)
+                raise NonFiniteError(
+                    f"the fidelity became NaN at step {step}",
+                    where=f"site {key}",
+                    fix="the activation overflows inside the loop: run in float32, or look at the model's scales",
+                )
