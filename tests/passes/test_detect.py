@@ -123,3 +123,10 @@ def test_a_file_that_cannot_be_read_gives_the_first_line() -> None:
     for node in (*loop.nodes[0], *loop.nodes[1]):
         node.meta["stack_trace"] = '  File "/gone/model.py", line 12, in forward\n    z = self.a(z)'
     assert re.fullmatch(r"gone/model\.py:12", loop_source(*loop.nodes) or "")
+
+
+def test_one_operation_done_twice_is_not_worth_a_loop() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.a(self.a(x))
+
+    assert loops(found(model(forward), torch.randn(3, WIDTH))[2]) == []
