@@ -71,9 +71,9 @@ class _Interpreted(nn.Module):
 
 def _exported(straight: fx.GraphModule) -> torch.export.ExportedProgram:
     values = [node.meta["val"] for node in straight.graph.find_nodes(op="placeholder")]
-    dynamic = tuple(_dynamic(value) for value in values)
+    dynamic = (tuple(_dynamic(value) for value in values),) if values else ()
     arguments = tuple(example(value) for value in values)
-    return torch.export.export(_Interpreted(straight), arguments, dynamic_shapes=(dynamic,), strict=False)
+    return torch.export.export(_Interpreted(straight), arguments, dynamic_shapes=dynamic, strict=False)
 
 
 def _dynamic(value: Tensor) -> dict[int, Any] | None:

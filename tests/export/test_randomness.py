@@ -26,11 +26,17 @@ def unrolled(noise: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 def structured(noise: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    return lambda self, x: laser_fx.loop(lambda i, z: step(self, z, x) * noise(z), x, 3)
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return laser_fx.loop(lambda i, z: step(self, z, x) * noise(z), x, 3)
+
+    return forward
 
 
 def outside(noise: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    return lambda self, x: noise(laser_fx.loop(lambda i, z: step(self, z, x), x, 3))
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return noise(laser_fx.loop(lambda i, z: step(self, z, x), x, 3))
+
+    return forward
 
 
 DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
