@@ -368,4 +368,14 @@ def _copy_node(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any], names
     copied = graph.node_copy(node, lambda n: env[n])
     if node.op == "placeholder":
         copied.name = copied.target = names.get(node.name, node.name)
+    if _detaches_a_literal(node):
+        copied.target = torch.ops.aten.detach.default
     return copied
+
+
+def _detaches_a_literal(node: fx.Node) -> bool:
+    """``torch.tensor(…)`` in the model's code: a fresh copy that nothing else reads is detached in place."""
+    if node.target is not torch.ops.aten.detach_.default:
+        return False
+    literal = node.all_input_nodes[0]
+    return literal.target is torch.ops.aten.lift_fresh_copy.default and len(literal.users) == 1

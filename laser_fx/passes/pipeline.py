@@ -201,15 +201,21 @@ def _with_bodies(nest: LoopNest, graph_module: fx.GraphModule) -> LoopNest:
 
 
 def _identities(model: nn.Module, captured: Captured) -> dict[str, Hashable]:
-    """What tells a placeholder's tensor from others: tied weights are one."""
+    """What tells a placeholder's tensor from others: tied weights are one, and so are equal constants."""
     states = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    identities: dict[str, Hashable] = {name: name for name in captured.constants}
+    identities = {name: _content(value) for name, value in captured.constants.items()}
     for name, target in captured.states.items():
         value = states[target]
         # With gradients on, two parameters in one storage still have a gradient each.
         shared = value.numel() > 0 and not captured.grad_enabled
         identities[name] = _storage(value) if shared else id(value)
     return identities
+
+
+def _content(value: Tensor) -> Hashable:
+    """A constant's form and its bytes."""
+    data = value.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
+    return str(value.dtype), str(value.device), tuple(value.shape), value.stride(), data
 
 
 def _storage(value: Tensor) -> Hashable:
