@@ -23,12 +23,12 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
 from laser_fx.call import Call, path_name, register_dataclasses
-from laser_fx.cut_structured import cut_structured
+from laser_fx.cut_structured import cut_structured, refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
-from laser_fx.nodes import GRAD_ENABLED
+from laser_fx.nodes import GRAD_ENABLED, is_mutating
 from laser_fx.structured import tracing_once
 
-__all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite"]
+__all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite", "is_mutating"]
 
 _SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 ASSERTIONS = frozenset(
@@ -234,6 +234,7 @@ def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch
             with tracing_once():
                 exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
             if not grad_enabled and _is_mutating(exported.graph_module):
+                refuse_shared_writes(exported.graph_module)
                 exported = exported.run_decompositions({})
     except LaserError:
         raise
@@ -289,12 +290,7 @@ def _line_of_model(error: BaseException) -> str | None:
 
 
 def _is_mutating(graph_module: fx.GraphModule) -> bool:
-    return any(is_mutating(node) for node in graph_module.graph.nodes)
-
-
-def is_mutating(node: fx.Node) -> bool:
-    """Whether the node writes into one of its inputs."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return any(map(is_mutating, graph_module.graph.nodes))
 
 
 def _double_single_batch(call: Call) -> Call:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx.errors import CaptureError
-from laser_fx.nodes import GRAD_ENABLED, LOOP_SOURCE, placeholder, read_size
+from laser_fx.nodes import GRAD_ENABLED, LOOP_SOURCE, is_mutating, placeholder, read_size
 from laser_fx.rolled import RolledLoop
 
-__all__ = ["cut_structured"]
+__all__ = ["cut_structured", "refuse_shared_writes"]
 
 aten = torch.ops.aten
 _BEGIN, _END = "laser::loop_begin", "laser::loop_end"
@@ -31,6 +31,33 @@ def cut_structured(traced: fx.GraphModule) -> fx.GraphModule:
     if not any(_marks(node, _BEGIN) for node in traced.graph.nodes):
         return traced
     return _Cutter(traced).run()
+
+
+def refuse_shared_writes(traced: fx.GraphModule) -> None:
+    """Refuse a body that writes into what it is handed: eager would change the caller's tensor, and a loop does not.
+
+    Raises:
+        CaptureError: naming the line.
+    """
+    for node in filter(is_mutating, traced.graph.nodes):
+        source = _written(node)
+        if source.target is getitem and _marks(source.all_input_nodes[0], _BEGIN):
+            raise CaptureError(
+                f"the body of a structured loop writes into a value that it is handed, by {node.target}",
+                where=_line(node),
+                fix="use the operator without the underscore, or write into a clone",
+            )
+
+
+def _written(node: fx.Node) -> fx.Node:
+    """The value whose storage an operator writes into, views looked through."""
+    while isinstance(node.target, torch._ops.OpOverload):
+        pairs = zip(node.target._schema.arguments, node.args, strict=False)
+        aliased = [given for argument, given in pairs if argument.alias_info and isinstance(given, fx.Node)]
+        if not aliased:
+            break
+        (node, *_) = aliased
+    return node
 
 
 def _marks(node: fx.Node, name: str) -> bool:

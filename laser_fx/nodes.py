@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "placeholder", "read_size"]
+__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "is_mutating", "placeholder", "read_size"]
 
 GRAD_ENABLED = "grad_enabled"
 """Key of a node's ``meta``: the grad mode that it was captured under. ``meta["val"]`` is its fake value."""
@@ -22,6 +22,11 @@ def placeholder(graph: fx.Graph, name: str, value: Any, grad_enabled: bool) -> f
     node.target = node.name  # the argument in the generated code, which must be unique too
     node.meta = {"val": value, GRAD_ENABLED: grad_enabled}
     return node
+
+
+def is_mutating(node: fx.Node) -> bool:
+    """Whether the node writes into one of its inputs."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def read_size(graph: fx.Graph, value: Any, grad_enabled: bool) -> fx.Node | None:

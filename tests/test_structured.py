@@ -406,6 +406,34 @@ def test_a_number_read_out_of_the_step_is_refused() -> None:
         captured(model(forward), torch.randn(3, WIDTH))
 
 
+@pytest.mark.parametrize("part", [lambda z: z, lambda z: z.reshape(-1)[2:]])
+def test_a_write_into_what_the_body_is_handed_is_refused(part: Callable[[Tensor], Tensor]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        def body(i: Tensor, z: Tensor) -> Tensor:
+            part(z).add_(1)
+            return step(self, z, x)
+
+        start = x * 2
+        return laser_fx.loop(body, start, 3) + start
+
+    with pytest.raises(CaptureError, match="writes into a value that it is handed"):
+        captured(model(forward), torch.randn(3, WIDTH))
+
+
+def test_a_write_into_what_is_outside_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        seen = x * 2
+
+        def body(i: Tensor, z: Tensor) -> Tensor:
+            seen.add_(z)
+            return step(self, z, seen)
+
+        return laser_fx.loop(body, x, 3) + seen
+
+    with pytest.raises(CaptureError, match="made is read outside of it"):
+        captured(model(forward), torch.randn(3, WIDTH))
+
+
 def test_a_write_inside_the_body_is_refused_with_gradients() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return laser_fx.loop(lambda i, z: self.a(z).relu_(), x, 3)
