@@ -34,7 +34,11 @@ Compiled = Callable[..., Any]
 
 
 def backend(
-    graph_module: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None
+    graph_module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
 ) -> Compiled:
     """Compile one of dynamo's graphs. ``torch.compile(model, backend="laser_fx", options=…)`` calls this.
 
@@ -42,10 +46,13 @@ def backend(
         graph_module: in torch's dialect; parameters are placeholders, or attributes, as dynamo is set.
         example_inputs: what it was traced with.
         options: the fields of `Options` by name.
+        mode: there is none.
 
     Raises:
-        OptionError: an unknown option, or a value out of its range.
+        OptionError: an unknown option, a value out of its range, or a mode.
     """
+    if mode is not None:
+        raise OptionError(f"laser_fx has no modes, not {mode!r}", where="torch.compile(mode)", fix="give options")
     return Backend(_options(options or {}))(graph_module, example_inputs)
 
 

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from laser_fx.call import Call
 from laser_fx.capture import check_finite
+from laser_fx.errors import CaptureError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
 from laser_fx.passes.pipeline import build_program, retrack
@@ -64,7 +65,8 @@ def program_for(
         known = _entries.setdefault(model, [])
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:
-            exact = build_program(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic=dynamic)
+            _refuse_inference_tensors(model)
+            exact = _built(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic)
             known.append(_Entry(key, state, replace(exact, model=_nobody)))
             del known[:-_LIMIT]
         else:
@@ -87,12 +89,42 @@ def plain_values(call: Call) -> tuple[Any, ...]:
     return tuple([Reader().value(value) for _, value in call.constants])
 
 
+def _built(model: nn.Module, call: Call, mode: Mode, options: Options, dynamic: bool) -> Program:
+    program = build_program(model, call, mode, options, dynamic=dynamic)
+    leaves = program.capture.output_leaves
+    _refuse_written_inputs(program, sum(index is not None for index, _ in leaves))
+    if any(isinstance(leaf, torch.SymInt) for _, leaf in leaves):
+        # The model returns a size, which a program can only do as a number.
+        return build_program(model, call, mode, options, dynamic=False)
+    return program
+
+
+def _refuse_written_inputs(program: Program, returned: int) -> None:
+    (output,) = program.captured.graph.find_nodes(op="output")
+    if len(output.args[0]) != len(program.capture.mutations) + returned:
+        raise CaptureError(
+            "the model writes into one of its inputs",
+            where=type(program.model).__name__,
+            fix="use the operator without the underscore, or write into a copy",
+        )
+
+
 def _served(program: Program, model: nn.Module, call: Call) -> Program:
     """A program from the cache, for the model and the inputs at hand."""
     pairs = zip(call.tensors, program.capture.call.tensors, strict=True)
     # A batch of one was doubled for capture.
     tensors = tuple([t if t.shape == example.shape else torch.cat([t, t]) for t, example in pairs])
     return replace(program, model=model, capture=replace(program.capture, call=replace(call, tensors=tensors)))
+
+
+def _refuse_inference_tensors(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise CaptureError(
+                "a parameter was made under torch.inference_mode, which torch.export does not take",
+                where=f"weight {name}",
+                fix="make or load the model outside of torch.inference_mode; calls may be inside",
+            )
 
 
 def _signature(tensor: Tensor) -> tuple[Any, ...]:

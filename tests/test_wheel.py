@@ -68,3 +68,20 @@ def test_the_wheel_is_imported_from_its_own_place(elsewhere: Path) -> None:
 
 def test_the_command_is_installed(elsewhere: Path) -> None:
     assert "inspect" in run(str(elsewhere.parent / "laser-fx"), "--help", cwd=elsewhere.parent)
+
+
+BACKEND = """
+import torch
+linear = torch.nn.Linear(4, 4)
+twice = torch.compile(lambda x: linear(linear(x)), backend="laser_fx", options={"forward": "exact", "memory": None})
+with torch.no_grad():
+    print(torch.equal(twice(torch.ones(2, 4)), linear(linear(torch.ones(2, 4)))))
+"""
+
+
+def test_torch_finds_the_backend(elsewhere: Path) -> None:
+    found = "from importlib.metadata import distribution as d; print(d('laser-fx').locate_file(''), d('laser-fx').entry_points)"
+    place, _, points = run(str(elsewhere), "-c", found, cwd=elsewhere.parent).partition(" ")
+    assert Path(place).is_relative_to(elsewhere.parents[1])
+    assert "torch_dynamo_backends" in points
+    assert run(str(elsewhere), "-c", BACKEND, cwd=elsewhere.parent) == "True"
