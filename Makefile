@@ -16,7 +16,7 @@ TORCH ?= torch==$(TORCH_VERSION)
 endif
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test fuzz lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,9 @@ demo: $(STAMP) ## compile the models of the zoo, export them, write laser-demo/
 
 test: $(STAMP) ## run the tests and the examples in docstrings
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## run 10,000 random loop nests; a failing one leaves a script in .fuzz/
+	$(BIN)/python -m tests.fuzz.run --cases 10000 --json benchmarks/results/fuzz.json
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -41,7 +44,7 @@ bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m pytest benchmarks
 
 clean: ## remove .venv, caches and builds
-	rm -rf $(VENV) build dist laser-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist laser-demo .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: sudo apt-get install python3 python3-venv" >&2; exit 1; }

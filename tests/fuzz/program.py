@@ -1,0 +1,175 @@
+"""Random loop nests as data, and the hypothesis strategies that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+from hypothesis import strategies as st
+
+__all__ = ["LONGEST", "Case", "Level", "Mutation", "Operation", "cases", "clean_cases"]
+
+LONGEST = 20
+"""Steps of the longest loop: the per-step inputs have as many."""
+MOST_OPERATIONS = 240
+
+UNARY = ("tanh", "sin", "sigmoid", "relu", "detach")
+BINARY = ("add", "sub", "mul")
+OTHERS = ("linear", "matmul", "scale", "halves", "turn", "slice", "row", "dropout", "noise", "cast")
+INITIAL = ("x", "y", "scaled", "zeros", "half", "start")
+MUTATIONS = ("operator", "constant", "weight", "argument", "order", "dtype", "missing")
+TURNS = ("none", "swap", "rotate", "remember")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of a body.
+
+    Args:
+        name: of `UNARY`, `BINARY` or `OTHERS`.
+        a: which value it reads, the newest being 0; ``b`` is that of its second argument.
+        k: which weight, factor or row it takes.
+    """
+
+    name: str
+    a: int = 0
+    b: int = 1
+    k: int = 0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One loop.
+
+    Args:
+        trips: how often it runs.
+        operations: of a step; the last one's result goes through a linear and becomes the level's state.
+        inner: a loop inside.
+        inner_first: whether that stands before the operations.
+        records: whether every step returns something.
+        turn: what the states do after a step.
+        without_gradients: in how many of the first steps gradients are off.
+        keeps: whether the new state is added to the old one.
+    """
+
+    trips: int
+    operations: tuple[Operation, ...]
+    inner: Level | None = None
+    inner_first: bool = True
+    records: bool = False
+    turn: str = "none"
+    without_gradients: int = 0
+    keeps: bool = False
+
+    def walk(self) -> Iterator[Level]:
+        """This level and those inside."""
+        yield self
+        if self.inner is not None:
+            yield from self.inner.walk()
+
+    def size(self) -> int:
+        """Operators that are executed, about."""
+        inner = 0 if self.inner is None else self.inner.size()
+        return self.trips * (2 * len(self.operations) + 3 + inner)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What differs, at one step of one operation.
+
+    Args:
+        kind: of `MUTATIONS`.
+        operation: number of the operation, outermost level first, modulo how many there are.
+        step: of each level around it, modulo its trips.
+    """
+
+    kind: str
+    operation: int
+    step: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program.
+
+    Args:
+        level: its nest.
+        initial: what each of the three states begins as.
+        tied: whether the third weight is the first one.
+        training: whether gradients are on.
+        mutation: what differs in one step.
+    """
+
+    level: Level
+    initial: tuple[str, str, str] = ("x", "y", "scaled")
+    tied: bool = False
+    training: bool = False
+    mutation: Mutation | None = None
+
+    def trips(self) -> tuple[tuple[int, int], ...]:
+        """The nest as it was written."""
+        return tuple((depth, level.trips) for depth, level in enumerate(self.level.walk()))
+
+
+def _operations() -> st.SearchStrategy[tuple[Operation, ...]]:
+    newest, any_value = st.just(0) | st.integers(0, 6), st.integers(0, 6)
+    one = st.builds(Operation, st.sampled_from((*BINARY, *OTHERS, *UNARY)), newest, any_value, st.integers(0, 3))
+    return st.lists(one, min_size=1, max_size=5).map(tuple)
+
+
+def _levels(depth: int) -> st.SearchStrategy[Level]:
+    return st.builds(
+        Level,
+        trips=st.integers(2, LONGEST),
+        operations=_operations(),
+        inner=st.none() if depth == 1 else st.none() | _levels(depth - 1),
+        inner_first=st.booleans(),
+        records=st.booleans(),
+        turn=st.sampled_from(("none", *TURNS)),
+        without_gradients=st.just(0) | st.integers(0, 3),
+        keeps=st.booleans(),
+    )
+
+
+def _bounded(level: Level, around: int = 1) -> Level:
+    """The level with trips so few that the whole program stays small."""
+    inner = 1 if level.inner is None else 4 * prod(2 for _ in level.inner.walk())
+    most = MOST_OPERATIONS // (around * (2 * len(level.operations) + 3 + 3 * inner))
+    trips = max(2, min(level.trips, most))
+    nested = None if level.inner is None else _bounded(level.inner, around * trips)
+    return replace(level, trips=trips, inner=nested, without_gradients=min(level.without_gradients, trips - 1))
+
+
+def cases(*, mutated: bool = False, training: bool | None = None) -> st.SearchStrategy[Case]:
+    """Any nest.
+
+    Args:
+        mutated: whether something differs in one step of it.
+        training: whether gradients are on; None for either.
+    """
+    steps = st.tuples(*(st.integers(0, LONGEST - 1) for _ in range(3)))
+    mutations = st.builds(Mutation, st.sampled_from(MUTATIONS), st.integers(0, 14), steps)
+    return st.builds(
+        Case,
+        level=_levels(3).map(_bounded),
+        initial=st.tuples(*(st.sampled_from(INITIAL) for _ in range(3))),
+        tied=st.booleans(),
+        training=st.booleans() if training is None else st.just(training),
+        mutation=mutations if mutated else st.none(),
+    )
+
+
+def clean_cases() -> st.SearchStrategy[Case]:
+    """Nests in which every level has operators of its own, so that no other nest describes them as well."""
+    return st.lists(st.integers(2, LONGEST), min_size=1, max_size=3).map(_clean)
+
+
+def _clean(trips: list[int]) -> Case:
+    own = ("sin", "sigmoid", "scale")
+    level: Level | None = None
+    for depth in reversed(range(len(trips))):
+        fed = Operation("add", 0, 4 - depth)  # the input, or the state of the level around it
+        level = Level(trips[depth], (Operation(own[depth], k=depth), fed), level)
+    assert level is not None
+    return Case(_bounded(level))
