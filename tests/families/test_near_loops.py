@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from typing import Any
 
 import pytest
 import torch
 
+from laser_fx.compiler import CompiledModel
 from laser_fx.errors import CaptureError, NoLoopWarning
 from tests.families.near_loops import NEAR_LOOPS, STEPS
 from tests.small import backward, exact, same
@@ -15,7 +16,8 @@ from tests.small import backward, exact, same
 CAPTURED = [name for name, near in NEAR_LOOPS.items() if near.captured]
 
 
-def compiled(name: str, training: bool) -> Any:
+@functools.cache
+def compiled(name: str, training: bool) -> CompiledModel:
     near = NEAR_LOOPS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoLoopWarning)
