@@ -13,7 +13,6 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import getitem as _getitem
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,12 @@ from torch.export.graph_signature import InputKind, OutputKind
 from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.cut_structured import cut_structured, refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
+from laser_fx.inline_regions import inline_regions
 from laser_fx.nodes import GRAD_ENABLED, is_mutating
 from laser_fx.structured import tracing_once
 
 __all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite", "is_mutating"]
 
-_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
-ASSERTIONS = frozenset(
-    {
-        torch.ops.aten._assert_tensor_metadata.default,
-        torch.ops.aten._assert_scalar.default,
-        torch.ops.aten.sym_constrain_range_for_size.default,
-    }
-)
 _MODEL = "model"
 _OURS = ("call.py", "capture.py", "structured.py")
 
@@ -175,7 +167,7 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
                 f"the model holds a {spec.kind.name.lower()}, which a graph cannot take", where=str(spec.target)
             )
     straight = fx.GraphModule(
-        _submodules_of(exported.graph_module), _inline_grad_regions(exported.graph_module, grad_enabled, inputs)
+        _submodules_of(exported.graph_module), inline_regions(exported.graph_module, grad_enabled, inputs)
     )
     graph_module = cut_structured(straight)
     graph_module.graph.lint()
@@ -312,66 +304,3 @@ def _submodules_of(graph_module: fx.GraphModule) -> nn.Module:
     for name, child in graph_module.named_children():
         root.add_module(name, child)
     return root
-
-
-def _inline_grad_regions(graph_module: fx.GraphModule, grad_enabled: bool, names: Mapping[str, str]) -> fx.Graph:
-    """Copy the graph with `wrap_with_set_grad_enabled` regions inlined, the mode kept on each node.
-
-    ``names`` maps the tracer's names of placeholders to readable ones.
-    """
-    graph = fx.Graph()
-
-    def copy_into(source: fx.GraphModule, env: dict[fx.Node, Any], enabled: bool) -> Any:
-        for node in source.graph.nodes:
-            if node.op == "output":
-                return fx.map_arg(node.args[0], lambda n: env[n])
-            if node.op == "get_attr" and isinstance(getattr(source, str(node.target), None), fx.GraphModule):
-                env[node] = getattr(source, str(node.target))
-            elif node.target is _SET_GRAD:
-                mode, region, *arguments = node.args
-                inner = env[region] if isinstance(region, fx.Node) else region
-                holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
-                values = [env[a] if isinstance(a, fx.Node) else a for a in arguments]
-                env[node] = copy_into(inner, dict(zip(holders, values, strict=True)), bool(mode))
-            elif node.op == "call_function" and node.target is _getitem and not isinstance(env[node.args[0]], fx.Node):
-                env[node] = env[node.args[0]][node.args[1]]
-            elif node not in env:
-                env[node] = _copy_node(graph, node, env, names)
-                env[node].meta[GRAD_ENABLED] = enabled
-        raise CaptureError("the traced graph returns nothing", where=type(source).__name__)
-
-    graph.output(copy_into(graph_module, {}, grad_enabled))
-    _drop_dead(graph)
-    return graph
-
-
-def _drop_dead(graph: fx.Graph) -> None:
-    """Drop assertions, which hold for what is captured, and what nothing reads; random draws stay."""
-    for node in reversed(graph.nodes):
-        if node.target in ASSERTIONS:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-
-
-def _copy_node(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any], names: Mapping[str, str]) -> fx.Node:
-    opaque = [a for a in node.all_input_nodes if isinstance(env.get(a), fx.GraphModule)]
-    if opaque:
-        raise CaptureError(
-            f"the model uses {node.target}, whose inner graph laser-fx does not look into",
-            where=node.stack_trace,
-            fix="move the context manager or control-flow operator outside of the model",
-        )
-    copied = graph.node_copy(node, lambda n: env[n])
-    if node.op == "placeholder":
-        copied.name = copied.target = names.get(node.name, node.name)
-    if _detaches_a_literal(node):
-        copied.target = torch.ops.aten.detach.default
-    return copied
-
-
-def _detaches_a_literal(node: fx.Node) -> bool:
-    """``torch.tensor(…)`` in the model's code: a fresh copy that nothing else reads is detached in place."""
-    if node.target is not torch.ops.aten.detach_.default:
-        return False
-    literal = node.all_input_nodes[0]
-    return literal.target is torch.ops.aten.lift_fresh_copy.default and len(literal.users) == 1

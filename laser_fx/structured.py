@@ -72,12 +72,13 @@ def loop(
     >>> z.shape, means.shape
     (torch.Size([2, 4]), torch.Size([10, 2]))
     """
-    source = _source(sys._getframe(1))
+    by_dynamo = torch.compiler.is_dynamo_compiling()  # it unrolls the loop, and follows neither frames nor contexts
+    source = "laser_fx.loop" if by_dynamo else _source(sys._getframe(1))
     _check_trips(trips, source)
     _check_rows(per_step, trips, source)
     step = _Step(body, carry, collect, source)
     indices = torch.arange(trips, device=_device([*step.carry, *per_step]))
-    run = _run_once if _ONCE.get() else _run_all
+    run = _run_once if not by_dynamo and _ONCE.get() else _run_all
     return step.result(*run(step, trips, [indices, *per_step]))
 
 

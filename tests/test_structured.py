@@ -443,3 +443,10 @@ def test_a_write_inside_the_body_is_refused_with_gradients() -> None:
     module, x = model(forward), torch.randn(3, WIDTH)
     with torch.no_grad():
         assert same(exact(module, x)(x), module(x))
+
+
+@pytest.mark.parametrize("name", ["a_tree_of_carries", "collected_outputs"])
+def test_dynamo_unrolls_it(name: str) -> None:
+    module, x = model(CASES[name][0]), torch.randn(3, WIDTH)
+    with torch.no_grad():
+        assert same(torch.compile(module, backend="eager", fullgraph=True)(x), module(x))

@@ -19,6 +19,7 @@ from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import PassResult, finish, getitem, placeholder, rolled_loop
+from laser_fx.passes.result_places import ResultPlaces
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["Emitter", "RewrittenSites", "SiteRewriter", "rewrite_sites"]
@@ -150,7 +151,7 @@ class _Copier:
         arguments = (*old[: loop.carry_count], *carried, *old[loop.carry_count :], *handed)
         call = self.graph.call_module(name, arguments)
         call.name = node.name
-        places = _Places.of(loop, len(node.meta["val"]), len(carried), len(keys))
+        places = ResultPlaces.of(loop, len(node.meta["val"]), len(carried), len(keys))
         records = [[record.meta["val"]] * loop.trip_count for record in body.records.values()]
         call.meta = {**node.meta, "val": places.merged(node.meta["val"], [b.meta["val"] for b in carried], records)}
         self.env[node] = _Call(call, places)
@@ -177,44 +178,11 @@ class _Copier:
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where a rewritten loop has its results: carry, bases, lists over steps, records, then stacked outputs.
-
-    Args:
-        old_carry: how many results come before the bases.
-        old_lists: how many results came before the stacked outputs.
-        bases: how many bases it carries.
-        records: how many records it returns.
-    """
-
-    old_carry: int
-    old_lists: int
-    bases: int
-    records: int
-
-    @classmethod
-    def of(cls, loop: RolledLoop, results: int, bases: int, records: int) -> _Places:
-        """Places of a loop that had ``results`` results."""
-        return cls(loop.carry_count, results - loop.stacked_outputs, bases, records)
-
-    def moved(self, index: Any) -> int:
-        """The place of what was result ``index``."""
-        if index < self.old_carry:
-            return int(index)
-        return int(index + self.bases + (self.records if index >= self.old_lists else 0))
-
-    def merged(self, results: Sequence[Any], bases: Sequence[Any], records: Sequence[Any]) -> list[Any]:
-        """Something of every result, in the new order."""
-        lists, stacked = results[self.old_carry : self.old_lists], results[self.old_lists :]
-        return [*results[: self.old_carry], *bases, *lists, *records, *stacked]
-
-
-@dataclass(frozen=True)
 class _Call:
     """A rewritten loop call, and where its results are."""
 
     node: fx.Node
-    places: _Places
+    places: ResultPlaces
 
 
 class _Top(_Copier):
@@ -288,7 +256,7 @@ class _Body(_Copier):
         # Records come in the order of the sites, which is the order in which the parent takes them.
         self.records = {site.key: self.records[site.key] for site in self.sites}
         bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []
-        places = _Places.of(self.loop, len(results), len(bases), len(self.records))
+        places = ResultPlaces.of(self.loop, len(results), len(bases), len(self.records))
         self.graph.output(tuple(places.merged(results, bases, list(self.records.values()))))
 
 
