@@ -123,9 +123,9 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     flag, hooks, children, and of each tensor the dtype, shape, device, ``requires_grad`` and what it is tied to.
 
     It cannot see: numbers in place inside a NumPy array or in a container of more than a thousand entries, what
-    extension modules and the libraries (torch, numpy, the standard library) read, files, the environment and the
-    clock, attributes of objects more than three deep, and what a method finds through a name that it computes, other
-    than by ``getattr`` or ``vars`` on a module. Call `laser_fx.compile` on a fresh copy after changing one of those.
+    installed packages and the standard library read besides their modules' own attributes and code, files, the
+    environment and the clock, and attributes of objects more than three deep. Call `laser_fx.cache.clear` and compile
+    again after changing one of those.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     >>> before = fingerprint(model)

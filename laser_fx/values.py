@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import enum
-import sys
+import sysconfig
 import types
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +21,12 @@ _ATOMS = frozenset(
 )
 _INEXACT = frozenset({float, complex})
 _SEQUENCES = (tuple, list, set, frozenset)
-_LIBRARIES = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _COMPUTED = frozenset({"getattr", "hasattr", "vars", "__dict__", "attrgetter", "eval", "exec", "__getattribute__"})
-_BOOKKEEPING = frozenset({"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__"})
+_CALLED = frozenset(
+    {"__call__", "__getattr__", "__getattribute__", "__getitem__", "__iter__", "__len__", "__contains__"}
+)
+"""Methods with such names that a forward may call; `__init__` has run."""
 _LONGEST, _DEEPEST, _MOST = 1000, 3, 4000
 
 
@@ -104,12 +107,12 @@ class Reader:
         return ClassState(kind, tuple(_members(kind, self)))
 
     def _compound(self, kind: type, value: Any) -> tuple[Any, ...]:
+        if kind is types.FunctionType:  # first, since there are most of them
+            return kind, self._function(value)
         if isinstance(value, Tensor):
             return kind, value.dtype, value.shape, value.device, _version(value), Same(value)
         if isinstance(value, nn.Module):
             return kind, Same(value)
-        if isinstance(value, types.FunctionType):
-            return kind, self._function(value)
         if isinstance(value, types.MethodType):
             return kind, self.value(value.__func__), Same(value.__self__)
         if isinstance(value, (staticmethod, classmethod)):
@@ -139,7 +142,7 @@ class Reader:
 
     def _function(self, function: types.FunctionType) -> FunctionState:
         code = function.__code__
-        if _is_library(function.__module__):
+        if code.co_filename.startswith(_INSTALLED):
             return FunctionState(code, ())
         around = [function.__defaults__, function.__kwdefaults__]
         around += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
@@ -182,7 +185,7 @@ def _members(kind: type, reader: Reader) -> Iterator[tuple[str, Any]]:
         if owner in (nn.Module, object):
             continue
         for name, member in vars(owner).items():
-            if name not in _BOOKKEEPING:
+            if not name.startswith("__") or name in _CALLED:
                 yield name, reader.value(member)
 
 
@@ -195,12 +198,8 @@ def _globals_of(code: types.CodeType, found: dict[str, Any]) -> Iterator[Any]:
         value = found[name]
         if not isinstance(value, types.ModuleType):
             yield value
-        elif not _is_library(value.__name__):
+        elif not (getattr(value, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED):
             yield from [vars(value)[word] for word in sorted(words & vars(value).keys())]
-
-
-def _is_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in _LIBRARIES
 
 
 def _is_filled(cell: types.CellType) -> bool:
