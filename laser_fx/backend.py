@@ -20,8 +20,8 @@ from laser_fx.call import Call, flatten_call
 from laser_fx.errors import CaptureError, OptionError
 from laser_fx.fingerprint import fingerprint
 from laser_fx.options import Options
-from laser_fx.program import Mode, Program
-from laser_fx.programs import Programs, run
+from laser_fx.program import Program
+from laser_fx.programs import Programs, mode_of, run
 
 __all__ = ["Backend", "backend"]
 
@@ -121,8 +121,8 @@ class _Graph:
         """The program for these inputs, None where the graph runs as it is. What else it depends on, dynamo guards."""
         if self._refused or not call.tensors:
             return None
-        trainable = any(tensor.requires_grad for tensor in (*call.tensors, *self._model.parameters()))
-        mode = Mode(False, torch.is_grad_enabled() and trainable, _autocast(call))
+        trainable = any(parameter.requires_grad for parameter in self._model.parameters())
+        mode = mode_of(call, training=False, trainable=trainable)
         found = self.programs.find(self._state, call, mode)
         if found is not None or self.programs.full():
             return found
@@ -210,11 +210,6 @@ def _sizes(holders: Sequence[fx.Node]) -> dict[int, tuple[int, int]]:
         for place, value in enumerate(values)
         if isinstance(value, torch.SymInt) and str(value) in known
     }
-
-
-def _autocast(call: Call) -> torch.dtype | None:
-    device = call.tensors[0].device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _options(given: Mapping[str, Any]) -> Options:

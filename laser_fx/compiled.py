@@ -21,7 +21,7 @@ from laser_fx.loops import LoopNest, Site
 from laser_fx.options import Options
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.program import Mode, Program
-from laser_fx.programs import Programs, run
+from laser_fx.programs import Programs, mode_of, run
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
 from laser_fx.standin import StandIn
@@ -191,13 +191,10 @@ class CompiledModel(StandIn):
         return program
 
     def _mode(self, call: Call, state: Fingerprint) -> Mode:
-        trainable = state.trainable or any(tensor.requires_grad for tensor in call.tensors)
-        grad_enabled = torch.is_grad_enabled() and trainable
-        if grad_enabled and not self.training and self.options.forward == "lowrank":
+        mode = mode_of(call, training=self.training, trainable=state.trainable)
+        if mode.grad_enabled and not mode.training and self.options.forward == "lowrank":
             _log.info("gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward")
-        device = call.tensors[0].device.type if call.tensors else "cpu"
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return Mode(self.training, grad_enabled, autocast)
+        return mode
 
     def _inference_program(self) -> Program:
         latest = self.program
@@ -245,6 +242,8 @@ def _positional(forward: Any) -> tuple[str, ...]:
 
 
 def _no_loop(program: Program) -> str:
+    if program.certificate is None:
+        return f"{type(program.model).__name__} runs as it is: {program.notes[-1]}"
     sentence = f"{type(program.model).__name__} has no loop that shares a weight from step to step: it runs as it is."
     nearest = near_misses_of(program, at_most=1)
     return f"{sentence} {nearest[0]}" if nearest else f"{sentence} laser_fx.inspect shows what was captured"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from laser_fx.cache import plain_values, program_for
@@ -21,7 +22,7 @@ from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
 
-__all__ = ["LIMIT", "Programs", "run"]
+__all__ = ["LIMIT", "Programs", "mode_of", "run"]
 
 LIMIT = 64
 """Programs of one compiled model; calls that would need one more run as they are."""
@@ -124,6 +125,20 @@ class Programs:
         news = [cause for cause in found if cause.thing not in self._causes]
         self._causes.update(cause.thing for cause in found)
         _log.log(logging.INFO if news else logging.DEBUG, "recompiling: %s", "; ".join(map(str, news or found)))
+
+
+def mode_of(call: Call, *, training: bool, trainable: bool) -> Mode:
+    """The mode that a call is made in.
+
+    Args:
+        call: the inputs.
+        training: the model's flag.
+        trainable: whether any of its parameters asks for a gradient.
+    """
+    asked = trainable or any(tensor.requires_grad for tensor in call.tensors)
+    device = call.tensors[0].device.type if call.tensors else "cpu"
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return Mode(training, torch.is_grad_enabled() and asked, autocast)
 
 
 def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:

@@ -319,3 +319,41 @@ def test_dropout_draws_as_eager_does(laser: Backend) -> None:
     compiled = torch.compile(module, backend=laser)
     assert same(backward(compiled, module, x), backward(module, module, x))
     assert trips(laser) == [((0, 3),)]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_autocast_around_and_inside(inside: bool, laser: Backend) -> None:
+    class Cast(Parts):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=inside or torch.is_autocast_enabled("cpu")):
+                for _ in range(3):
+                    x = torch.tanh(self.a(x))
+            return x
+
+    module, x = Cast().eval(), torch.randn(ROWS, WIDTH)
+    compiled = torch.compile(module, backend=laser)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        output = compiled(x)
+        assert same(output, module(x))
+    assert output.dtype == torch.bfloat16
+
+
+def test_parameters_that_are_attributes_of_the_graph_are_weights_too(laser: Backend) -> None:
+    module, x = looped(), torch.randn(ROWS, WIDTH)
+    run = laser(torch.fx.symbolic_trace(module), [x])
+    with torch.no_grad():
+        assert same(run(x), module(x))
+    assert trips(laser) == [((0, 4),)]
+    assert set(laser.programs[0].capture.states.values()) == {"graph.a.weight", "graph.a.bias"}
+
+
+def test_storms_end_in_the_graph_as_it_is(laser: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "LIMIT", 2)
+    module = looped()
+    compiled = torch.compile(module, backend=laser)
+    with torch.no_grad():
+        for columns in (3, 5, 7, 9):
+            x = torch.randn(ROWS, columns, WIDTH)
+            torch._dynamo.mark_dynamic(x, 1)
+            assert same(compiled(x), module(x))
+    assert len(laser.programs) == 2

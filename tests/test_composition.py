@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import laser_fx
+from laser_fx.backend import Backend
 from laser_fx.compiler import CompiledModel
 from laser_fx.errors import CaptureError, InputError
 from laser_fx.options import Options
@@ -321,6 +322,15 @@ def test_distributed_data_parallel_has_the_gradients_of_eager(model: Looped, x: 
     assert same(backward(wrapped, model, x), backward(model, model, x))
     assert wrapped.module.loops.trips() == ((0, 3),)
     assert {name.removeprefix("module.") for name in wrapped.state_dict()} == model.state_dict().keys()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_the_backend_takes_what_distributed_data_parallel_gives(model: Looped, x: Tensor) -> None:
+    for unused in (model.b, model.untied, model.rows, model.start):
+        unused.requires_grad_(False)
+    model.train()
+    wrapped = torch.compile(nn.parallel.DistributedDataParallel(model), backend=Backend(Options.exact()))
+    assert same(backward(wrapped, model, x), backward(model, model, x))
 
 
 def test_code_under_torch_compile_calls_it_between_two_graphs(compiled: CompiledModel, x: Tensor) -> None:
