@@ -55,8 +55,12 @@ def reroll(
 
     Returns:
         The rolled graph with the same placeholders and outputs, and the nest of its loops. A loop that was captured as
-        one stands in it with its captured body.
+        one stands in it with its captured body. Where there is no loop at all, and no switch of the grad mode to write,
+        it is ``captured`` itself.
     """
+    found = any(item.loop is not None for item in block.items) or captured.graph.find_nodes(op="call_module")
+    if not found and not grad_enabled:
+        return Rolled(captured)
     root = nn.Module()
     writer = _Writer(root, view.static, states, grad_enabled, prefix)
     for node in captured.graph.nodes:
@@ -64,6 +68,9 @@ def reroll(
             writer.copy_placeholder(node)
     inputs = [n for n in captured.graph.nodes if n.op == "placeholder" and n not in view.static]
     writer.bind({(-1 - k, 0): writer.static_nodes[node] for k, node in enumerate(inputs)})
+    for node in captured.graph.find_nodes(op="call_module"):
+        if view.static.get(node) is node:  # before a loop that reads it: it is a loop too, with a name in order
+            writer.write_static(node)
     writer.write(block)
     graph_module = finish(root, writer.graph, "Rolled")
     nest = LoopNest(tuple(writer.loops))
@@ -112,7 +119,7 @@ class _Writer:
     def _output(self, output: Any, block: Block) -> Any:
         if isinstance(output, tuple):
             return self._value(output, block)
-        return self._static(output) if isinstance(output, fx.Node) else output
+        return self.write_static(output) if isinstance(output, fx.Node) else output
 
     def _copy_item(self, index: int, item: Item, block: Block) -> None:
         node, refs = item.node, iter(item.args)
@@ -121,7 +128,7 @@ class _Writer:
 
         def argument(source: fx.Node) -> fx.Node:
             if source in self.static and source.op == "placeholder":
-                return self._static(source)
+                return self.write_static(source)
             return self.sizes(source) if is_symbolic(source) else self._value(next(refs), block)
 
         # Arguments are resolved first: a weight's derived value may have to be written before this node.
@@ -156,7 +163,7 @@ class _Writer:
             self.graph.call_function(SET_GRAD, (enabled,))
             self.mode = enabled
 
-    def _static(self, node: fx.Node) -> fx.Node:
+    def write_static(self, node: fx.Node) -> fx.Node:
         """The value of a static node in this graph: a placeholder of a body, or a computation at the top."""
         node = self.static[node]
         if node not in self.static_nodes:
@@ -172,14 +179,14 @@ class _Writer:
         return self.static_nodes[node]
 
     def _size_or_static(self, node: fx.Node) -> fx.Node:
-        return self.sizes(node) if is_symbolic(node) else self._static(node)
+        return self.sizes(node) if is_symbolic(node) else self.write_static(node)
 
     def _write_loop(self, index: int, item: Item, block: Block) -> None:
         found: FoundLoop = item.loop
         name = f"{self.prefix}_{len(self.loops)}"
         body = _BodyWriter(self, found, name, item, block)
         loop_module, statics = body.finish()
-        arguments = [self._value(ref, block) for ref in item.args] + [self._static(node) for node in statics]
+        arguments = [self._value(ref, block) for ref in item.args] + [self.write_static(node) for node in statics]
         self._set_mode(body.door_mode)
         meta = {"val": body.result_values(), GRAD_ENABLED: body.door_mode}
         self.calls[index] = self._call(loop_module, arguments, body.describe(name), meta)
@@ -188,7 +195,7 @@ class _Writer:
     def _value(self, ref: Ref, block: Block) -> fx.Node:
         if ref not in self.values:
             if ref[0] < 0:
-                self.values[ref] = self._static(block.origin[ref])
+                self.values[ref] = self.write_static(block.origin[ref])
             else:
                 self.values[ref] = self._take(ref, block.items[ref[0]].loop)
         return self.values[ref]
