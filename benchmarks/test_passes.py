@@ -9,56 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from laser_fx.capture import GRAD_ENABLED
+from benchmarks.graphs import INNER_TRIPS, STATES, Chain
 from laser_fx.passes.certificate import certify
 from laser_fx.passes.detect import detect
 from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import reroll
 
-aten = torch.ops.aten
 LENGTHS = (1_000, 10_000, 50_000)
-INNER_TRIPS = 6
-STATES = {"p_up": "up.weight", "p_down": "down.weight"}
-WIDTH = 16
-
-
-class Chain:
-    """An unrolled nest by hand: outer steps of six inner steps and an update, as a captured graph has them."""
-
-    def __init__(self, length: int) -> None:
-        self.graph = fx.Graph()
-        with FakeTensorMode():
-            self.value, self.weight = torch.empty(4, WIDTH), torch.empty(WIDTH, WIDTH)
-        up, down = (self.placeholder(name, self.weight) for name in STATES)
-        x, h = self.placeholder("in_x", self.value), self.placeholder("in_h", self.value)
-        z = h
-        self.trips = 0
-        while len(self.graph.nodes) < length:
-            for _ in range(INNER_TRIPS):
-                z = self.layer(self.call(aten.add.Tensor, z, self.call(aten.add.Tensor, h, x)), up, down)
-            h = self.layer(self.call(aten.add.Tensor, h, z), up, down)
-            self.trips += 1
-        self.graph.output((h, z))
-        self.graph_module = fx.GraphModule(torch.nn.Module(), self.graph)
-
-    def layer(self, z: fx.Node, up: fx.Node, down: fx.Node) -> fx.Node:
-        inner = self.call(aten.silu.default, self.call(aten.linear.default, z, up))
-        mixed = self.call(aten.linear.default, self.call(aten.mul.Tensor, inner, z), down)
-        return self.call(aten.tanh.default, self.call(aten.add.Tensor, z, self.call(aten.detach.default, mixed)))
-
-    def call(self, target: Any, *args: fx.Node) -> fx.Node:
-        return self.described(self.graph.call_function(target, args), self.value)
-
-    def placeholder(self, name: str, value: torch.Tensor) -> fx.Node:
-        return self.described(self.graph.placeholder(name), value)
-
-    def described(self, node: fx.Node, value: torch.Tensor) -> fx.Node:
-        node.meta = {"val": value, GRAD_ENABLED: False}
-        return node
 
 
 @pytest.fixture(scope="module")

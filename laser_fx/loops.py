@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-__all__ = ["Loop", "LoopNest", "NearMiss", "Site", "Step"]
+__all__ = ["Certificate", "Loop", "LoopNest", "NearMiss", "Site", "Step"]
 
 
 @dataclass(frozen=True)
@@ -190,3 +190,18 @@ class Step:
     tracked: bool
     reset: bool
     exact: bool
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """That a rolled graph computes what was captured, as the checker saw it.
+
+    Args:
+        operations: operators of the captured graph that were matched.
+        looked_through: (node, reason) for every captured node that was taken for its own input.
+        merged: (node, node) for every captured node that computes the same as an earlier one, and is that one.
+    """
+
+    operations: int
+    looked_through: tuple[tuple[str, str], ...] = ()
+    merged: tuple[tuple[str, str], ...] = ()

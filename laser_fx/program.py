@@ -14,7 +14,7 @@ from laser_fx import ops
 from laser_fx.call import Call
 from laser_fx.capture import Captured
 from laser_fx.errors import InputError
-from laser_fx.loops import LoopNest, Site, Step
+from laser_fx.loops import Certificate, LoopNest, Site, Step
 from laser_fx.options import Options
 
 __all__ = ["Mode", "Program"]
@@ -46,6 +46,7 @@ class Program:
         rolled: the rolled graph, exact.
         graph_module: what runs: the rolled graph, with tracking inserted where the options ask for it.
         nest: the loops.
+        certificate: that ``rolled`` computes what was captured; None where that could not be proved and loops are left.
         sites: the sites, with ranks where a basis was inserted.
         options: the options in force.
         constants: placeholders that tracking added → their tensors: the threshold and the sketches.
@@ -60,6 +61,7 @@ class Program:
     rolled: fx.GraphModule
     graph_module: fx.GraphModule
     nest: LoopNest
+    certificate: Certificate | None
     sites: tuple[Site, ...]
     options: Options
     constants: Mapping[str, Tensor] = field(default_factory=dict)

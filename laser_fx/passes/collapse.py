@@ -123,7 +123,8 @@ class _Collapser:
 
     def _keep(self, index: int) -> None:
         item, place = self.block.items[index], len(self.items)
-        self.items.append(replace(item, args=tuple(self._map(ref) for ref in item.args)))
+        args = tuple(map(self._map, item.args))
+        self.items.append(item if args == item.args else replace(item, args=args))
         for ref in self.slots[index]:
             self._move(ref, (place, ref[1]))
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from laser_fx import subspace
 from laser_fx.call import Call
 from laser_fx.capture import Captured, capture, check_finite, is_mutating
-from laser_fx.errors import CaptureError
+from laser_fx.errors import CaptureError, PassError
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite, find_sites
@@ -61,16 +61,28 @@ def _refuse_mutation(captured: Captured) -> None:
 
 
 def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) -> Program:
-    rolled = roll(captured.graph_module, _door(model, captured), options.min_trip)
-    return Program(
+    as_captured = Program(
         model=model,
         mode=mode,
         capture=captured,
+        rolled=captured.graph_module,
+        graph_module=captured.graph_module,
+        nest=LoopNest(),
+        certificate=None,
+        sites=(),
+        options=options,
+    )
+    try:
+        rolled = roll(captured.graph_module, _door(model, captured), options.min_trip)
+    except PassError as error:
+        return replace(as_captured, notes=(f"loops were found, but the rewrite is not proved: {error}",))
+    return replace(
+        as_captured,
         rolled=rolled.graph_module,
         graph_module=rolled.graph_module,
         nest=_with_bodies(rolled.nest, rolled.graph_module),
+        certificate=rolled.certificate,
         sites=tuple(p.site for p in find_sites(rolled.graph_module, captured.states)),
-        options=options,
         notes=rolled.notes,
     )
 

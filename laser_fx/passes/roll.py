@@ -7,11 +7,11 @@ its body is rolled as a graph of its own, with a proof of its own.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from laser_fx.loops import Loop, LoopNest
+from laser_fx.loops import Certificate, Loop, LoopNest
 from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.certificate import certify
 from laser_fx.passes.detect import detect
@@ -21,7 +21,7 @@ from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import Rolled, reroll
 from laser_fx.rolled import RolledLoop
 
-__all__ = ["Door", "roll"]
+__all__ = ["Door", "Proved", "roll"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,18 @@ class _Fixed:
     state: str | None = None
 
 
-def roll(captured: fx.GraphModule, door: Door, min_trip: int, prefix: str = "loop") -> Rolled:
+@dataclass(frozen=True)
+class Proved(Rolled):
+    """A rolled graph that is proved equal to the captured one.
+
+    Args:
+        certificate: what the checker saw; bodies of structured loops have one of their own.
+    """
+
+    certificate: Certificate = field(default_factory=lambda: Certificate(0))
+
+
+def roll(captured: fx.GraphModule, door: Door, min_trip: int, prefix: str = "loop") -> Proved:
     """Roll the loops of a graph.
 
     Args:
@@ -69,16 +80,16 @@ def roll(captured: fx.GraphModule, door: Door, min_trip: int, prefix: str = "loo
     nest = LoopNest(tuple(_with_children(loop, bodies) for loop in rolled.nest.loops))
     proved = f"proved equal to the captured graph: {proof.operations} operators"
     inner = (f"{name}: {note}" for name, body in bodies.items() for note in body.notes)
-    return replace(rolled, nest=nest, notes=(*rolled.notes, proved, *inner))
+    return Proved(rolled.graph_module, (*rolled.notes, proved, *inner), nest, proof)
 
 
-def _roll_bodies(captured: fx.GraphModule, made: fx.GraphModule, door: Door, min_trip: int) -> dict[str, Rolled]:
+def _roll_bodies(captured: fx.GraphModule, made: fx.GraphModule, door: Door, min_trip: int) -> dict[str, Proved]:
     """Roll the body of every loop that was captured as one. ``made`` is new: its loops get their bodies in place."""
     calls = captured.graph.find_nodes(op="call_module")
     written = {loop.body for call in calls if (loop := rolled_loop(captured, call)) is not None}
     if not written:
         return {}
-    rolled: dict[str, Rolled] = {}
+    rolled: dict[str, Proved] = {}
     for loop, inner in _loops(made, _fixed_inputs(made, door)):
         if loop.body in written:
             rolled[loop.name] = roll(loop.body, inner, min_trip, loop.name)
@@ -86,7 +97,7 @@ def _roll_bodies(captured: fx.GraphModule, made: fx.GraphModule, door: Door, min
     return rolled
 
 
-def _with_children(loop: Loop, bodies: Mapping[str, Rolled]) -> Loop:
+def _with_children(loop: Loop, bodies: Mapping[str, Proved]) -> Loop:
     children = bodies[loop.name].nest.loops if loop.name in bodies else loop.children
     return replace(loop, children=tuple(_with_children(child, bodies) for child in children))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import islice
 
 from torch import fx
 
 from laser_fx.passes.collapse import Run
 from laser_fx.passes.keys import describe
-from laser_fx.passes.normalise import Block
+from laser_fx.passes.normalise import Block, Ref
 from laser_fx.passes.rotate import rotations
 
 __all__ = ["Search"]
@@ -35,7 +35,8 @@ class Search:
         self.weights = {ref for ref, node in block.origin.items() if node in weights}
         self.tokens = [item.token for item in block.items]
         self.args = [item.args for item in block.items]
-        self.kinds = {ref: describe(node.meta.get("val")) for ref, node in block.origin.items()}
+        self.origin = block.origin
+        self.kinds: dict[Ref, Hashable] = {}
 
     def runs(self, min_trip: int) -> list[Run]:
         """The best runs that do not overlap: most items first, then the shortest period, then the earliest."""
@@ -143,7 +144,7 @@ class Search:
         for (a, slot_a), (b, slot_b) in zip(self.args[index], self.args[index + period], strict=True):
             if slot_a == slot_b and ((a == b and a < start) or (b - a == period and a >= start)):
                 continue
-            same = self.kinds[a, slot_a] == self.kinds[b, slot_b]
+            same = self._kind((a, slot_a)) == self._kind((b, slot_b))
             if a < start and same and (b < start or index - start < period > b - start):
                 continue
             if a >= start:
@@ -151,6 +152,11 @@ class Search:
             # Later starts leave the pair out, have both values before the loop, or make the value the initial carry.
             return min(index, b, max(index, b) - period) + 1 if same else index + 1
         return None
+
+    def _kind(self, ref: Ref) -> Hashable:
+        if ref not in self.kinds:
+            self.kinds[ref] = describe(self.origin[ref].meta.get("val"))
+        return self.kinds[ref]
 
     def _is_loop(self, run: Run) -> bool:
         """A weight is shared, what a step hands on depends on what was handed to it, and something is saved."""

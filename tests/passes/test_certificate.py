@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.errors import PassError
-from laser_fx.passes.certificate import Certificate, certify
+from laser_fx.loops import Certificate
+from laser_fx.passes.certificate import certify
 from laser_fx.passes.infra import SET_GRAD
 from laser_fx.passes.pipeline import _identities, _is_parameter
 from laser_fx.program import Program

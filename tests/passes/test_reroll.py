@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, fx
 
 import laser_fx
-from laser_fx.errors import PassError
+from laser_fx.errors import NoLoopWarning, PassError
 from laser_fx.options import Options
 from laser_fx.passes.infra import SET_GRAD, count_nodes, finish, getitem
+from laser_fx.passes.reroll import reroll
 from laser_fx.program import Program
 from laser_fx.rolled import RolledLoop
 from laser_fx.zoo.trm import Solve
 from tests.nests import CASES
-from tests.small import WIDTH, exact, model, small_trm, trm_batch
+from tests.small import WIDTH, exact, found, model, small_trm, trm_batch
 
 
 def rolled(name: str, *, training: bool = False) -> Program:
@@ -139,3 +140,20 @@ def test_a_loop_inside_another_names_a_line_of_its_own() -> None:
     sources = [loop.source for loop in compiled.loops.walk()]
     assert len(set(sources)) == 3
     assert all(source is not None and source.startswith("zoo/trm.py:") for source in sources)
+
+
+def test_a_graph_without_a_loop_is_not_copied() -> None:
+    captured, view, block = found(model(CASES["untied_layers"].forward), torch.randn(3, WIDTH))
+    assert reroll(captured.graph_module, view, block, captured.states, False).graph_module is captured.graph_module
+
+
+def test_a_rewrite_that_is_not_proved_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def certify(*arguments: Any) -> None:
+        raise PassError("the captured graph has no such operation", where="loop_0, step 3: add")
+
+    monkeypatch.setattr("laser_fx.passes.roll.certify", certify)
+    module, x = model(CASES["one_loop"].forward), torch.randn(3, WIDTH)
+    compiled = laser_fx.compile(module, options=Options.exact())
+    with torch.no_grad(), pytest.warns(NoLoopWarning, match="runs as it is: .* not proved: .* no such operation"):
+        assert torch.equal(compiled(x), module(x))
+    assert compiled.program.certificate is None
