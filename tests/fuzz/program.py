@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
 
 from hypothesis import strategies as st
 
@@ -45,8 +44,7 @@ class Level:
     Args:
         trips: how often it runs.
         operations: of a step; the last one's result goes through a linear and becomes the level's state.
-        inner: a loop inside.
-        inner_first: whether that stands before the operations.
+        inner: the loops inside: the first before the operations, others behind them.
         records: whether every step returns something.
         turn: what the states do after a step.
         without_gradients: in how many of the first steps gradients are off.
@@ -55,23 +53,21 @@ class Level:
 
     trips: int
     operations: tuple[Operation, ...]
-    inner: Level | None = None
-    inner_first: bool = True
+    inner: tuple[Level, ...] = ()
     records: bool = False
     turn: str = "none"
     without_gradients: int = 0
     keeps: bool = False
 
-    def walk(self) -> Iterator[Level]:
-        """This level and those inside."""
-        yield self
-        if self.inner is not None:
-            yield from self.inner.walk()
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Level]]:
+        """(depth, level) of this one and those inside."""
+        yield depth, self
+        for level in self.inner:
+            yield from level.walk(depth + 1)
 
-    def size(self) -> int:
-        """Operators that are executed, about."""
-        inner = 0 if self.inner is None else self.inner.size()
-        return self.trips * (2 * len(self.operations) + 3 + inner)
+    def step(self) -> int:
+        """About how many operators a step has, were every loop in it of two steps."""
+        return 2 * len(self.operations) + 3 + sum(2 * level.step() for level in self.inner)
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Mutation:
 
     Args:
         kind: of `MUTATIONS`.
-        operation: number of the operation, outermost level first, modulo how many there are.
+        operation: number of the operation in the text, modulo how many there are.
         step: of each level around it, modulo its trips.
     """
 
@@ -94,22 +90,27 @@ class Case:
     """A program.
 
     Args:
-        level: its nest.
+        levels: its outermost loops, one after another.
         initial: what each of the three states begins as.
         tied: whether the third weight is the first one.
         training: whether gradients are on.
         mutation: what differs in one step.
     """
 
-    level: Level
+    levels: tuple[Level, ...]
     initial: tuple[str, str, str] = ("x", "y", "scaled")
     tied: bool = False
     training: bool = False
     mutation: Mutation | None = None
 
+    def walk(self) -> Iterator[tuple[int, Level]]:
+        """(depth, level) of every loop."""
+        for level in self.levels:
+            yield from level.walk()
+
     def trips(self) -> tuple[tuple[int, int], ...]:
         """The nest as it was written."""
-        return tuple((depth, level.trips) for depth, level in enumerate(self.level.walk()))
+        return tuple((depth, level.trips) for depth, level in self.walk())
 
 
 def _operations() -> st.SearchStrategy[tuple[Operation, ...]]:
@@ -123,8 +124,7 @@ def _levels(depth: int) -> st.SearchStrategy[Level]:
         Level,
         trips=st.integers(2, LONGEST),
         operations=_operations(),
-        inner=st.none() if depth == 1 else st.none() | _levels(depth - 1),
-        inner_first=st.booleans(),
+        inner=st.just(()) if depth == 1 else st.lists(_levels(depth - 1), max_size=2).map(tuple),
         records=st.booleans(),
         turn=st.sampled_from(("none", *TURNS)),
         without_gradients=st.just(0) | st.integers(0, 3),
@@ -132,13 +132,16 @@ def _levels(depth: int) -> st.SearchStrategy[Level]:
     )
 
 
-def _bounded(level: Level, around: int = 1) -> Level:
-    """The level with trips so few that the whole program stays small."""
-    inner = 1 if level.inner is None else 4 * prod(2 for _ in level.inner.walk())
-    most = MOST_OPERATIONS // (around * (2 * len(level.operations) + 3 + 3 * inner))
-    trips = max(2, min(level.trips, most))
-    nested = None if level.inner is None else _bounded(level.inner, around * trips)
-    return replace(level, trips=trips, inner=nested, without_gradients=min(level.without_gradients, trips - 1))
+def _bounded(level: Level, budget: int) -> Level:
+    """The level with trips so few that it executes about ``budget`` operators, or two steps of each loop."""
+    trips = max(2, min(level.trips, budget // level.step()))
+    share = (budget // trips - 2 * len(level.operations)) // max(1, len(level.inner))
+    inner = tuple(_bounded(nested, share) for nested in level.inner)
+    return replace(level, trips=trips, inner=inner, without_gradients=min(level.without_gradients, trips - 1))
+
+
+def _all_bounded(levels: list[Level]) -> tuple[Level, ...]:
+    return tuple(_bounded(level, MOST_OPERATIONS // len(levels)) for level in levels)
 
 
 def cases(*, mutated: bool = False, training: bool | None = None) -> st.SearchStrategy[Case]:
@@ -152,7 +155,7 @@ def cases(*, mutated: bool = False, training: bool | None = None) -> st.SearchSt
     mutations = st.builds(Mutation, st.sampled_from(MUTATIONS), st.integers(0, 14), steps)
     return st.builds(
         Case,
-        level=_levels(3).map(_bounded),
+        levels=st.lists(_levels(3), min_size=1, max_size=2).map(_all_bounded),
         initial=st.tuples(*(st.sampled_from(INITIAL) for _ in range(3))),
         tied=st.booleans(),
         training=st.booleans() if training is None else st.just(training),
@@ -167,9 +170,8 @@ def clean_cases() -> st.SearchStrategy[Case]:
 
 def _clean(trips: list[int]) -> Case:
     own = ("sin", "sigmoid", "scale")
-    level: Level | None = None
+    inner: tuple[Level, ...] = ()
     for depth in reversed(range(len(trips))):
         fed = Operation("add", 0, 4 - depth)  # the input, or the state of the level around it
-        level = Level(trips[depth], (Operation(own[depth], k=depth), fed), level)
-    assert level is not None
-    return Case(_bounded(level))
+        inner = (Level(trips[depth], (Operation(own[depth], k=depth), fed), inner),)
+    return Case(_all_bounded(list(inner)))

@@ -51,53 +51,58 @@ class _Writer:
     numbers: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.numbers = sum(len(level.operations) for level in self.case.level.walk())
+        self.numbers = sum(len(level.operations) for _, level in self.case.walk())
 
     def lines(self) -> Iterator[str]:
         for state, initial in zip(STATES, self.case.initial, strict=True):
             yield f"{state} = {_INITIAL[initial]}"
         yield "records = []"
-        yield from self._loop(self.case.level, 0)
+        for level in self.case.levels:
+            yield from self._loop(level, ())
         yield "return (s0, s1, s2, *records)"
 
-    def _loop(self, level: Level, depth: int) -> Iterator[str]:
+    def _loop(self, level: Level, around: tuple[int, ...]) -> Iterator[str]:
+        """``around``: trips of the loops around it."""
+        depth = len(around)
         yield f"for t{depth} in range({level.trips}):"
         indent = "    "
         if level.without_gradients:
             yield f"{indent}with gradients(t{depth} >= {level.without_gradients}):"
             indent *= 2
-        yield from (indent + line for line in self._step(level, depth))
+        yield from (indent + line for line in self._step(level, (*around, level.trips)))
 
-    def _step(self, level: Level, depth: int) -> Iterator[str]:
-        own = STATES[depth]
-        if level.inner is not None and level.inner_first:
-            yield from self._loop(level.inner, depth + 1)
+    def _step(self, level: Level, trips: tuple[int, ...]) -> Iterator[str]:
+        own = STATES[len(trips) - 1]
+        for inner in level.inner[:1]:
+            yield from self._loop(inner, trips)
         values = ["y", "x", *(state for state in STATES if state != own), own]
         for operation in level.operations:
             name = f"v{self.count}"
-            yield f"{name} = {self._expression(operation, values, depth)}"
+            yield f"{name} = {self._expression(operation, values, trips)}"
             values.append(name)
             self.count += 1
-        if level.inner is not None and not level.inner_first:
-            yield from self._loop(level.inner, depth + 1)
+        for inner in level.inner[1:]:
+            yield from self._loop(inner, trips)
         update = f"aten.linear.default({values[-1]}, p.w0, p.b0)"
         if level.keeps:
             update = f"aten.add.Tensor({own}, {update})"
         if level.turn == "remember":
-            yield f"{STATES[depth - 1]} = {own}"
+            yield f"{STATES[len(trips) - 2]} = {own}"
         yield f"{own} = aten.tanh.default({update})"
         if level.records:
             yield f"records.append(aten.sum.dim_IntList({values[-1]}, [-1]))"
         yield from [_TURNS[level.turn]] if level.turn in _TURNS else []
 
-    def _expression(self, operation: Operation, values: list[str], depth: int) -> str:
+    def _expression(self, operation: Operation, values: list[str], trips: tuple[int, ...]) -> str:
+        depth = len(trips) - 1
         usual = _call(operation, values, depth)
         mutation = self.case.mutation
         if mutation is None or mutation.operation % self.numbers != self.count:
             return usual
-        trips = [level.trips for level in self.case.level.walk()][: depth + 1]
-        here = [f"t{d} == {mutation.step[d] % n}" for d, n in enumerate(trips)]
-        return f"{_mutated(mutation, operation, values, depth, usual)} if {' and '.join(here)} else {usual}"
+        here = " and ".join(
+            f"t{d} == {step % n}" for d, (step, n) in enumerate(zip(mutation.step, trips, strict=False))
+        )
+        return f"{_mutated(mutation, operation, values, depth, usual)} if {here} else {usual}"
 
 
 def _value(values: list[str], back: int) -> str:

@@ -58,6 +58,9 @@ def _swaps(node: fx.Node, given: tuple[Any, ...], put: Callable[[fx.Node, tuple[
 
 def _of_operator(node: fx.Node) -> Iterator[Defect]:
     first, second = (*node.args, None, None)[:2]
+    if node.target is torch._C._set_grad_enabled:
+        yield f"{node.name}: another grad mode", partial(_set, node, 0, not first)
+        return
     if isinstance(first, fx.Node) and isinstance(second, fx.Node) and node.target is not aten.linear.default:
         yield f"{node.name}: arguments swapped", lambda: _set_all(node, (second, first, *node.args[2:]))
     if isinstance(second, float):

@@ -14,14 +14,14 @@ import pytest
 from laser_fx.passes.reroll import Rolled
 from laser_fx.passes.roll import roll
 from tests.fuzz import check, run
-from tests.fuzz.check import equals_eager, finds_the_nest
+from tests.fuzz.check import equals_eager, finds_the_nest, refuses_tampering
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.program import Case, Level, Mutation, Operation
 from tests.fuzz.run import fuzz
 from tests.fuzz.script import save_script, script
 
 FEW = {"nests": 50, "near-loops": 40, "clean nests": 15, "tampered graphs": 40, "end to end": 5}
-FIVE = Case(Level(5, (Operation("sin"), Operation("sub", 0, 4)), keeps=True), training=True)
+FIVE = Case((Level(5, (Operation("sin"), Operation("sub", 0, 4)), keeps=True),), training=True)
 BROKEN = replace(FIVE, mutation=Mutation("constant", 0, (2, 0, 0)))
 
 
@@ -58,6 +58,13 @@ def test_a_defect_is_shrunk_and_saved(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "output 0 is not that of the model as written" in text
     assert "for t0 in range(2):" in text, "two steps are the least that show it"
     assert "for t1" not in text
+
+
+def test_a_certificate_that_accepts_anything_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "certify", lambda *_: None)
+    with pytest.raises(AssertionError, match="accepts a graph that gives something else"):
+        for choice in range(20):
+            refuses_tampering(FIVE, (1, choice))
 
 
 @pytest.mark.parametrize(
