@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 
 from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.cut_structured import cut_structured, refuse_shared_writes
@@ -117,6 +117,11 @@ class _OutputTree:
         return tuple(leaf for _, leaf in tensors)
 
 
+    def holds_sizes(self) -> bool:
+        """Whether a free size is itself part of the output."""
+        return any(isinstance(constant, torch.SymInt) for _, constant in self.leaves)
+
+
 class _Flat(nn.Module):
     """The model behind flat tensor inputs and outputs."""
 
@@ -152,7 +157,11 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
     example = _double_single_batch(call) if dynamic else call
     flat = _Flat(model, example)
     exported = _export(flat, example, grad_enabled, dynamic)
+    if flat.outputs.holds_sizes():
+        # The size would be burnt in as the example has it.
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
     signature = exported.graph_signature
+    _refuse_written_inputs(signature.output_specs, example.names)
     states, constants, inputs = {}, {}, {}
     readable = iter(example.names)
     for spec in signature.input_specs:
@@ -189,6 +198,17 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         mutations=mutations,
         grad_enabled=grad_enabled,
     )
+
+
+def _refuse_written_inputs(specs: Sequence[OutputSpec], names: Sequence[str]) -> None:
+    known = (OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION)
+    written = [str(spec.target) for spec in specs if spec.kind not in known]
+    if written:
+        raise CaptureError(
+            f"the model writes into what it is called with: {', '.join(written)}",
+            where=", ".join(names),
+            fix="use the operator without the underscore, or clone the input first",
+        )
 
 
 def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> None:

@@ -12,7 +12,7 @@ from laser_fx.call import Call, flatten_call
 from laser_fx.capture import GRAD_ENABLED, Captured, capture, check_finite
 from laser_fx.errors import CaptureError, InputError, NonFiniteError
 from laser_fx.options import Options
-from tests.small import WIDTH, captured, exact, looped, model, same, small_trm, trm_batch
+from tests.small import WIDTH, captured, exact, looped, model, same, small_trm, step, trm_batch
 
 
 @dataclass
@@ -202,3 +202,27 @@ def test_an_infinite_mask_is_allowed() -> None:
     module = looped()
     module.register_buffer("mask", torch.full((3, 3), float("-inf")))
     check_finite(module, call(torch.full((3, 3), float("-inf")), torch.ones(3, dtype=torch.int64)))
+
+
+def test_a_model_that_writes_into_its_input_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x.add_(1.0)
+        return step(self, x, x)
+
+    with torch.no_grad(), pytest.raises(CaptureError, match="writes into what it is called with"):
+        captured(model(forward), torch.randn(4, WIDTH))
+
+
+def test_a_size_that_is_returned_is_not_burnt_in() -> None:
+    def forward(self: Any, x: Tensor) -> tuple[Tensor, int]:
+        z = x
+        for _ in range(3):
+            z = step(self, z, x)
+        return z, x.shape[0]
+
+    module = model(forward)
+    with torch.no_grad():
+        compiled = exact(module, torch.randn(4, WIDTH))
+        for rows in (4, 6, 1):
+            x = torch.randn(rows, WIDTH)
+            assert same(compiled(x), module(x))

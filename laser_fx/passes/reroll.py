@@ -69,7 +69,7 @@ def reroll(
     inputs = [n for n in captured.graph.nodes if n.op == "placeholder" and n not in view.static]
     writer.bind({(-1 - k, 0): writer.static_nodes[node] for k, node in enumerate(inputs)})
     for node in captured.graph.find_nodes(op="call_module"):
-        if view.static.get(node) is node:  # before a loop that reads it: it is a loop too, with a name in order
+        if view.static.get(node) == node:  # before a loop that reads it: it is a loop too, with a name in order
             writer.write_static(node)
     writer.write(block)
     graph_module = finish(root, writer.graph, "Rolled")
