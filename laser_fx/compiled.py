@@ -40,9 +40,9 @@ class CompiledModel(StandIn):
     change cannot be seen in is listed at `laser_fx.fingerprint.fingerprint`.
 
     Hooks of the compiled model run at every call. Forward hooks on its submodules are a part of what is compiled: what
-    they return counts, and what else they do happens while compiling only. Inside `torch.export`, inside transforms of
-    `torch.func`, and for tensors that hold no data or are of a subclass, it is the model that it was made from.
-    Code under `torch.compile` calls it as it is, from outside of the compiled graph.
+    they return counts, and what else they do happens while compiling only. Inside ``torch.export(strict=False)``,
+    inside transforms of `torch.func`, and for tensors that hold no data or are of a subclass, it is the model that it
+    was made from. Code under `torch.compile` calls it between two graphs: where there must be one, it is refused.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -54,8 +54,6 @@ class CompiledModel(StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's forward returns."""
-        if torch.compiler.is_exporting():
-            return self._model(*args, **kwargs)
         return self._untraced(self, args, kwargs)
 
     @property
@@ -229,10 +227,10 @@ def _untraced() -> Any:
 
 
 def _is_left_to_the_model(call: Call) -> bool:
-    """Whether no program is for this call: transforms of torch.func, tensors without data, tensor subclasses."""
-    return torch._C._are_functorch_transforms_active() or any(
-        tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter) for tensor in call.tensors
-    )
+    """Whether no program is for this call: torch.export, torch.func, tensors without data or of a subclass."""
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter) for tensor in call.tensors)
 
 
 def _positional(forward: Any) -> tuple[str, ...]:

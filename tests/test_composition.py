@@ -350,11 +350,12 @@ def test_one_graph_around_it_is_refused_with_the_reason(compiled: CompiledModel,
 
     with torch.no_grad(), pytest.raises(torch._dynamo.exc.Unsupported, match="laser_fx compiled is compiled already"):
         torch.compile(around, backend="eager", fullgraph=True)(x)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="laser_fx compiled is compiled already"):
+        torch.export.export(compiled, (x,), strict=True)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_torch_export_sees_the_original(strict: bool, compiled: CompiledModel, model: Looped, x: Tensor) -> None:
-    exported = torch.export.export(compiled, (x,), strict=strict)
+def test_torch_export_sees_the_original(compiled: CompiledModel, model: Looped, x: Tensor) -> None:
+    exported = torch.export.export(compiled, (x,), strict=False)
     assert agree(exported.module(), model, x)
     assert sum(node.target is torch.ops.aten.linear.default for node in exported.graph.nodes) == model.trips
 
