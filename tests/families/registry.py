@@ -59,7 +59,7 @@ def supervised(**changes: Any) -> TRM:
 
     Its weights are small. Otherwise, as nobody trained it, a rounding error doubles in every few updates.
     """
-    model = trm(mlp_t=True, pos_encodings="none", **changes)
+    model = trm(**{"mlp_t": True, "pos_encodings": "none", "H_cycles": 2, "L_cycles": 2, **changes})
     with torch.no_grad():
         for weight in model.inner.L_level.parameters():
             weight.mul_(0.5)
@@ -89,7 +89,7 @@ def with_state(batch: int) -> tuple[Tensor, ...]:
 
 FAMILIES: dict[str, Family] = {
     "trm_attention": Family("TRM, attention", lambda: Solve(trm(), steps=1), tokens),
-    "trm_mlp_t": Family("TRM, mlp_t", lambda: Solve(supervised(), steps=1), tokens),
+    "trm_mlp_t": Family("TRM, mlp_t", lambda: Solve(supervised(H_cycles=3, L_cycles=3), steps=1), tokens),
     "trm_single_z": Family("TRM, single z", lambda: zoo.SingleLatent(config(mlp_t=True, pos_encodings="none")), tokens),
     "trm_many_z": Family(
         "TRM, three latents in a list", lambda: zoo.ManyLatents(config(mlp_t=True, pos_encodings="none")), tokens
@@ -97,12 +97,12 @@ FAMILIES: dict[str, Family] = {
     "hrm": Family("HRM", zoo.HRM, tokens),
     "supervision_1": Family("deep supervision, 1 step", lambda: zoo.DeepSupervision(supervised(), 1), tokens),
     "supervision_2": Family("deep supervision, 2 steps", lambda: zoo.DeepSupervision(supervised(), 2), tokens),
-    "supervision_16": Family(
-        "deep supervision, 16 steps", lambda: zoo.DeepSupervision(supervised(H_cycles=2, L_cycles=2), 16), tokens
+    "supervision_16": Family("deep supervision, 16 steps", lambda: zoo.DeepSupervision(supervised(), 16), tokens),
+    "supervision_2_last": Family(
+        "deep supervision, 2 steps, last logits", lambda: Solve(supervised(H_cycles=1), 2), tokens
     ),
-    "supervision_2_last": Family("deep supervision, 2 steps, last logits", lambda: Solve(supervised(), 2), tokens),
     "supervision_16_last": Family(
-        "deep supervision, 16 steps, last logits", lambda: Solve(supervised(H_cycles=1, L_cycles=2), 16), tokens
+        "deep supervision, 16 steps, last logits", lambda: Solve(supervised(H_cycles=1), 16), tokens
     ),
     "albert": Family("ALBERT", lambda: Albert(num_hidden_layers=4), tokens),
     "albert_groups": Family("ALBERT, two groups", lambda: Albert(num_hidden_layers=6, num_hidden_groups=2), tokens),

@@ -159,7 +159,7 @@ def test_unrolled_descent_lowers_its_objective() -> None:
         z = model(y)
         # The threshold is step size times λ.
         weight = float(model.threshold / model.step_size)
-        return float((0.5 * (z @ model.dictionary.T - y).square().sum() + weight * z.abs().sum()))
+        return float(0.5 * (z @ model.dictionary.T - y).square().sum() + weight * z.abs().sum())
 
     values = [objective(steps) for steps in (1, 5, 50)]
     assert values == sorted(values, reverse=True)
