@@ -95,11 +95,11 @@ class _Level:
 
     def drop_unused(self, first: int) -> None:
         """Drop the inputs from ``first`` on that nothing reads."""
-        kept = [k for k, holder in enumerate(self.holders) if k < first or holder.users]
-        for k, holder in enumerate(self.holders):
-            if k not in kept:
-                self.graph.erase_node(holder)
-        self.outside, self.holders = [self.outside[k] for k in kept], [self.holders[k] for k in kept]
+        unused = {holder for holder in self.holders[first:] if not holder.users}
+        kept = [(o, h) for o, h in zip(self.outside, self.holders, strict=True) if h not in unused]
+        for holder in unused:
+            self.graph.erase_node(holder)
+        self.outside, self.holders = [outside for outside, _ in kept], [holder for _, holder in kept]
 
 
 class _Cutter:
@@ -111,9 +111,7 @@ class _Cutter:
     def run(self) -> fx.GraphModule:
         for node in self.traced.graph.nodes:
             self._visit(node)
-        if len(self.levels) > 1:
-            raise CaptureError("the body of a structured loop has no end", where=_line(self.levels[-1].begin))
-        (top,) = self.levels
+        (top,) = self.levels  # markers come in pairs
         _drop_dead(top)
         return fx.GraphModule(top.root, top.graph)
 
@@ -145,7 +143,6 @@ class _Cutter:
     def _end(self, node: fx.Node) -> None:
         following, collected = _arguments(node)
         body = self.levels[-1]
-        assert body.begin is not None  # markers come in pairs
         body.graph.output(tuple(self._value(n, node) for n in (*following, *collected)))
         _drop_dead(body)
         _refuse_numbers(body.graph)
@@ -247,7 +244,6 @@ def _draws(loop: nn.Module) -> bool:
     return any(node.op == "call_function" and node.is_impure() for body in bodies for node in body.graph.nodes)
 
 
-def _line(node: fx.Node | None) -> str | None:
+def _line(node: fx.Node) -> str | None:
     """The innermost line of code that made a node."""
-    trace = None if node is None else node.stack_trace
-    return trace.strip().splitlines()[-1].strip() if trace else None
+    return node.stack_trace.strip().splitlines()[-1].strip() if node.stack_trace else None

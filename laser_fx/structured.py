@@ -45,6 +45,7 @@ def loop(
 
     Anything that the body reads besides its arguments (weights, inputs, what was computed before) is the same at every
     step. Python code in the body runs once when the model is compiled: what it appends to a list or counts is not seen.
+    Tracers other than laser-fx's (`torch.export`, dynamo in `torch.compile`) follow every step.
 
     Args:
         body: ``body(i, carry, *rows)`` returns the next carry; with ``collect`` a pair, the next carry and an output.
