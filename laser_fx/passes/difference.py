@@ -103,10 +103,11 @@ class Comparer:
 
     def _constants(self, usual: int, odd: int) -> Iterator[Difference]:
         for argument, a, b in self._pairs(usual, odd):
-            if not self._is_value(a) and not self._is_value(b) and _shown(a) != _shown(b):
-                yield Difference(
-                    self._node(odd), argument, f"has the constant {argument} = {_shown(b)}", f"have {_shown(a)}"
-                )
+            if (self._is_value(a) and self._is_value(b)) or _shown(a) == _shown(b):
+                continue
+            here = f"reads {b.name}" if self._is_value(b) else f"has the constant {argument} = {_shown(b)}"
+            there = f"read {a.name}" if self._is_value(a) else f"have {_shown(a)}"
+            yield Difference(self._node(odd), argument, here, there)
 
     def _values(self, usual: int, odd: int) -> Iterator[Difference]:
         made, other = (list(_tensors(self._node(index).meta.get("val"))) for index in (usual, odd))

@@ -13,13 +13,16 @@ from torch import Tensor, fx
 
 from laser_fx.errors import PassError
 from laser_fx.passes.certificate import certify
+from laser_fx.passes.detect import detect
+from laser_fx.passes.near_miss import find_near_misses
+from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import Rolled
 from laser_fx.passes.roll import roll
 from tests.fuzz.build import SHAPES, Built, build, run_eagerly, tensors
 from tests.fuzz.program import Case
 from tests.fuzz.tamper import tamper
 
-__all__ = ["equals_eager", "finds_the_nest", "refuses_tampering", "same_bits"]
+__all__ = ["equals_eager", "explains_itself", "finds_the_nest", "refuses_tampering", "same_bits"]
 
 Run = Callable[[dict[str, Tensor]], Sequence[Tensor]]
 
@@ -39,6 +42,18 @@ def finds_the_nest(case: Case) -> Rolled:
     """The loops that were written are the loops that are found."""
     rolled = equals_eager(case)
     assert rolled.nest.trips() == case.trips(), f"found {rolled.nest.trips()}, written {case.trips()}"
+    return rolled
+
+
+def explains_itself(case: Case) -> Rolled:
+    """Near-misses are found, or not, without an error, and each has a sentence."""
+    rolled = equals_eager(case)
+    built = build(case)
+    door = built.door
+    view = normalise(built.graph_module.graph, door.identities, door.parameters, door.grad_enabled)
+    for miss in find_near_misses(view, detect(view), door.states):
+        assert miss.reason
+        assert miss.operators > 0
     return rolled
 
 

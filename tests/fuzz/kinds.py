@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from laser_fx.passes.reroll import Rolled
-from tests.fuzz.check import equals_eager, finds_the_nest, refuses_tampering
+from tests.fuzz.check import equals_eager, explains_itself, finds_the_nest, refuses_tampering
 from tests.fuzz.program import Case, cases, clean_cases
 from tests.fuzz.script import model_source, script
 
@@ -52,7 +52,7 @@ def _tampered(example: tuple[Case, tuple[int, int]]) -> str:
 
 KINDS = {
     "nests": Kind(430, cases(), lambda case: _loops(equals_eager(case)), script),
-    "near-loops": Kind(300, cases(mutated=True), lambda case: _loops(equals_eager(case)), script),
+    "near-loops": Kind(300, cases(mutated=True), lambda case: _loops(explains_itself(case)), script),
     "clean nests": Kind(
         100,
         clean_cases(),

@@ -156,6 +156,13 @@ def skips_a_step(self: Any, x: Tensor) -> Tensor:
     return states[-1]
 
 
+def value_for_a_constant(self: Any, x: Tensor) -> Tensor:
+    z = x
+    for t in range(STEPS):
+        z = torch.tanh(self.a(z) * (x if t == CHANGED else 0.5))
+    return z
+
+
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
@@ -164,6 +171,7 @@ def skips_a_step(self: Any, x: Tensor) -> Tensor:
         (missing_at_first, "5 steps of 4 operators repeat, the one before them does not"),
         (blocks_swapped, "linear_6 (b) comes before linear_7 (a)"),
         (reads_another_operator, "reads the linear number 0 of its step as its argument other"),
+        (value_for_a_constant, "mul_3 reads in_arg0, where the steps before have 0.5"),
         (skips_a_step, "of 2 steps before as its argument other"),
         (CASES["untied_layers"].forward, "every step reads weights of its own"),
         (CASES["a_number_that_grows"].forward, "no two of them are equal"),
