@@ -39,6 +39,7 @@ class Row:
     captured_nodes: int
     rolled_nodes: int
     compile_seconds: float
+    compile_cpu_seconds: float
     all_seconds: tuple[float, ...]
 
 
@@ -75,25 +76,26 @@ class Traced(Refined):
         return z
 
 
-def compiled(form: type[Refined], trips: int) -> tuple[Program, float]:
+def compiled(form: type[Refined], trips: int) -> tuple[Program, float, float]:
+    """The program, and the seconds and CPU seconds that it took."""
     torch.manual_seed(0)
     module, x = form(trips).eval(), torch.randn(ROWS, WIDTH)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     program = laser_fx.compile(module, (x,), options=laser_fx.Options.exact()).program
-    return program, time.perf_counter() - began
+    return program, time.perf_counter() - began, time.process_time() - cpu
 
 
 def measure(form: type[Refined], trips: int) -> Row:
     runs = [compiled(form, trips) for _ in range(REPEATS)]
-    seconds = tuple(round(taken, 4) for _, taken in runs)
-    program, _ = runs[0]
+    programs, seconds, cpu = zip(*runs, strict=True)
+    program, taken = programs[0], tuple(round(s, 4) for s in seconds)
     nodes = (len(program.captured.graph.nodes), count_nodes(program.rolled))
-    return Row(form.__name__.lower(), trips, *nodes, statistics.median(seconds), seconds)
+    return Row(form.__name__.lower(), trips, *nodes, statistics.median(taken), round(statistics.median(cpu), 4), taken)
 
 
 def check(form: type[Refined], trips: int) -> bool:
     """Whether the compiled model answers as eager does, bitwise."""
-    program, _ = compiled(form, trips)
+    program, *_ = compiled(form, trips)
     with torch.no_grad():
         (made,) = program.run_graph(program.rolled, program.example_inputs)
         return torch.equal(made, program.model(*program.example_inputs))
