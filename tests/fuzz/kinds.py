@@ -35,7 +35,7 @@ class Kind:
 
 def _loops(rolled: Rolled) -> str:
     found = len(rolled.nest.trips())
-    return f"{found} loop" + ("" if found == 1 else "s")
+    return "4 loops or more" if found > 3 else f"{found} loop" + ("" if found == 1 else "s")
 
 
 def _end_to_end(case: Case) -> str:
