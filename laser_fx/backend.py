@@ -74,11 +74,13 @@ class Backend:
     ...             x = torch.tanh(self.linear(x))
     ...         return x
     >>> laser = Backend(Options.exact())
-    >>> model = Looped().eval()
+    >>> model, x = Looped().eval(), torch.ones(4, 8)
     >>> with torch.no_grad():
-    ...     output = torch.compile(model, backend=laser)(torch.ones(4, 8))
+    ...     torch.equal(torch.compile(model, backend=laser)(x), model(x))
+    True
     >>> [program.nest.trips() for program in laser.programs]
     [((0, 5),)]
+    >>> torch.compiler.reset()
     """
 
     __name__ = "laser_fx"  # as dynamo's log and errors call it

@@ -42,6 +42,7 @@ def compile(
         CaptureError: the model cannot be captured as one graph.
         NonFiniteError: a weight or an input is not finite.
 
+    >>> import torch
     >>> class Looped(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
