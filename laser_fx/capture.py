@@ -116,7 +116,6 @@ class _OutputTree:
         self.names = tuple(path_name(path) or "output" for path, _ in tensors)
         return tuple(leaf for _, leaf in tensors)
 
-
     def holds_sizes(self) -> bool:
         """Whether a free size is itself part of the output."""
         return any(isinstance(constant, torch.SymInt) for _, constant in self.leaves)
