@@ -11,7 +11,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
     {"errors", "files", "loops", "markers", "nodes", "subspace", "rolled"},
-    {"options", "ops", "structured", "cut_structured", "inline_regions", "call", "capture", "program", "values", "fingerprint"},
+    {
+        "options",
+        "ops",
+        "structured",
+        "cut_structured",
+        "inline_regions",
+        "call",
+        "capture",
+        "program",
+        "values",
+        "fingerprint",
+    },
     {"passes", "memory"},
     {"export", "reporting"},
     {"compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
