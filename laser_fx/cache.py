@@ -66,7 +66,7 @@ def program_for(
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:
             _refuse_inference_tensors(model)
-            exact = _built(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic)
+            exact = build_program(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic=dynamic)
             known.append(_Entry(key, state, replace(exact, model=_nobody)))
             del known[:-_LIMIT]
         else:
@@ -87,26 +87,6 @@ def clear() -> None:
 def plain_values(call: Call) -> tuple[Any, ...]:
     """The arguments that are no tensors, so that they compare as a graph sees them: 1, 1.0 and True are three."""
     return tuple([Reader().value(value) for _, value in call.constants])
-
-
-def _built(model: nn.Module, call: Call, mode: Mode, options: Options, dynamic: bool) -> Program:
-    program = build_program(model, call, mode, options, dynamic=dynamic)
-    leaves = program.capture.output_leaves
-    _refuse_written_inputs(program, sum(index is not None for index, _ in leaves))
-    if any(isinstance(leaf, torch.SymInt) for _, leaf in leaves):
-        # The model returns a size, which a program can only do as a number.
-        return build_program(model, call, mode, options, dynamic=False)
-    return program
-
-
-def _refuse_written_inputs(program: Program, returned: int) -> None:
-    (output,) = program.captured.graph.find_nodes(op="output")
-    if len(output.args[0]) != len(program.capture.mutations) + returned:
-        raise CaptureError(
-            "the model writes into one of its inputs",
-            where=type(program.model).__name__,
-            fix="use the operator without the underscore, or write into a copy",
-        )
 
 
 def _served(program: Program, model: nn.Module, call: Call) -> Program:
