@@ -139,6 +139,23 @@ def output_of_every_inner_step(self: Any, x: Tensor) -> tuple[Tensor, list[Tenso
     return h, sums
 
 
+# The inner loop's states rotate: which of its values are read outside differs from one run of it to the next.
+@case((0, 2), (1, 2), (2, 3))
+def states_rotate_in_an_inner_loop(self: Any, x: Tensor) -> tuple[Any, ...]:
+    p, q, r = x, x, x
+    sums = []
+    for _ in range(2):
+        for _ in range(2):
+            for _ in range(4):
+                wide = self.a(p)
+                r = torch.tanh(self.a(wide))
+                sums.append(wide.sum(-1))
+                p, q, r = q, r, p
+            q = torch.tanh(self.a(q + q))
+        p = torch.tanh(self.a(p + p))
+    return p, q, r, sums
+
+
 @case((0, 4))
 def two_back(self: Any, x: Tensor) -> Tensor:
     before, z = x, x * 2

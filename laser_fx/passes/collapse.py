@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +102,8 @@ class _Collapser:
         inputs = _Inputs.of(steps[0], merged)
         results = dict.fromkeys(ref for s in steps for ref, trip in s.results() if not inputs.is_final(ref, trip))
         token = self.intern(("loop", signature, tuple(merged), tuple(results)))
-        body = steps[0].body(inputs, [*inputs.next_carry, *results])
+        made = {place: node for step in reversed(steps) for place, node in step.made()}
+        body = steps[0].body(inputs, [*inputs.next_carry, *results], made)
         return _Kind(token, inputs, tuple(results), self.search(body))
 
     def _outside_reads(self) -> dict[int, list[Ref]]:
@@ -242,16 +243,20 @@ class _Step:
         carry, invariants = ([self.reads[read][0] for read in reads] for reads in (inputs.carry, inputs.invariants))
         return [*carry, *streams, *invariants]
 
-    def body(self, inputs: _Inputs, outputs: list[Ref]) -> Block:
-        """One step as a block."""
+    def made(self) -> Iterator[tuple[Ref, fx.Node]]:
+        """(place in the body, captured node) of all that any step makes: a part of a result may be read in one only."""
+        for index in reversed(range(self.start, self.start + self.period * self.trips)):
+            for ref in self.slots[index]:
+                yield self.local(ref)[0], self.block.origin[ref]
+
+    def body(self, inputs: _Inputs, outputs: list[Ref], made: Mapping[Ref, fx.Node]) -> Block:
+        """One step as a block; ``made``: place in the body → a captured node of that place."""
         order = inputs.all()
         place = {read: number for number, read in enumerate(order)}
-        origin: dict[Ref, fx.Node] = {
+        taken_in: dict[Ref, fx.Node] = {
             (-1 - k, 0): self.block.origin[self.reads[read][0]] for k, read in enumerate(order)
         }
-        for offset in range(self.period):
-            for ref in self.slots[self.start + offset]:
-                origin[offset, ref[1]] = self.block.origin[ref]
+        origin: dict[Ref, fx.Node] = {**made, **taken_in}
 
         def taken(ref: Ref) -> Ref:
             return ref if ref[0] >= 0 else (-1 - place[inputs.merged[-1 - ref[0]]], 0)
