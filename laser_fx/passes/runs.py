@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from itertools import islice
 
@@ -11,12 +10,11 @@ from torch import fx
 from laser_fx.passes.collapse import Run
 from laser_fx.passes.keys import describe
 from laser_fx.passes.normalise import Block, Ref
+from laser_fx.passes.periods import periods
 from laser_fx.passes.rotate import rotations
 
 __all__ = ["Search"]
 
-_RECURRENCES = 3
-"""Periods are proposed by the next few occurrences of a token; longer ones appear once shorter loops are collapsed."""
 _EFFORT = 8
 """How often on average an item of a stretch is looked at until the search gives the stretch up."""
 
@@ -40,7 +38,7 @@ class Search:
 
     def runs(self, min_trip: int) -> list[Run]:
         """The best runs that do not overlap: most items first, then the shortest period, then the earliest."""
-        found = [run for period, starts in self._periods() for run in self._runs_of(period, starts, min_trip)]
+        found = [run for period, starts in periods(self.items) for run in self._runs_of(period, starts, min_trip)]
         found.sort(key=lambda pair: (-pair[0].period * pair[0].trips, pair[0].period, pair[0].start))
         taken = bytearray(len(self.items))
         chosen = []
@@ -64,20 +62,6 @@ class Search:
             ):
                 return moved
         return run
-
-    def _periods(self) -> list[tuple[int, list[int]]]:
-        """Proposed periods, shortest first, each with the places where it may begin."""
-        places: dict[object, list[int]] = defaultdict(list)
-        for index, (token, args) in enumerate(zip(self.tokens, self.args, strict=True)):
-            places[token].append(index)
-            # The distance of each argument tells apart items that have one token but another role.
-            places[token, tuple((index - a if a >= 0 else -1, slot) for a, slot in args)].append(index)
-        proposed: dict[int, set[int]] = defaultdict(set)
-        for indices in places.values():
-            for ahead in range(1, _RECURRENCES + 1):
-                for first, second in zip(indices, indices[ahead:], strict=False):
-                    proposed[second - first].add(first)
-        return [(period, sorted(starts)) for period, starts in sorted(proposed.items())]
 
     def _runs_of(self, period: int, starts: list[int], min_trip: int) -> Iterator[tuple[Run, int]]:
         done = 0
