@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import inspect as _python
 import logging
+import sys
 import warnings
 from functools import cache
 from os import PathLike
+from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -181,7 +184,7 @@ class CompiledModel(StandIn):
     def _compile(self, state: Fingerprint, call: Call, mode: Mode) -> Program:
         program = self._programs.compile(state, call, mode, parameters=self._argument_names())
         if not program.nest:
-            warnings.warn(_no_loop(program), NoLoopWarning, stacklevel=5)
+            warnings.warn(_no_loop(program), NoLoopWarning, stacklevel=_callers_level())
         return program  # type: ignore[no-any-return]
 
     def _use(self, program: Program) -> Program:
@@ -237,6 +240,16 @@ def _positional(forward: Any) -> tuple[str, ...]:
     """Names of the positional arguments."""
     kinds = (_python.Parameter.POSITIONAL_ONLY, _python.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(p.name for p in _python.signature(forward).parameters.values() if p.kind in kinds)
+
+
+def _callers_level() -> int:
+    """How far up the stack the first frame is that is neither torch's nor ours, as `warnings.warn` counts."""
+    inner = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(inner):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _no_loop(program: Program) -> str:

@@ -71,7 +71,7 @@ class Program:
 
     @property
     def captured(self) -> fx.GraphModule:
-        """The flat graph, loops unrolled."""
+        """The flat graph, Python loops unrolled; a `laser_fx.loop` is a loop in it."""
         return self.capture.graph_module
 
     @property

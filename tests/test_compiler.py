@@ -423,3 +423,10 @@ def test_other_options_cannot_change_what_a_loop_is() -> None:
     compiled = laser_fx.compile(looped(), (torch.randn(8, WIDTH),), options=Options.exact())
     with pytest.raises(OptionError, match="min_trip"):
         compiled.with_options(Options(min_trip=5))
+
+
+def test_the_warning_that_there_is_no_loop_points_at_the_call() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    with torch.no_grad(), pytest.warns(NoLoopWarning) as caught:
+        laser_fx.compile(module)(torch.ones(2, 4))
+    assert caught[0].filename == __file__

@@ -23,7 +23,7 @@ def periods(items: Sequence[Item]) -> Iterator[tuple[int, list[int]]]:
 
     >>> items = [Item(token, (), None, False) for token in (7, 8, 7, 8, 7)]
     >>> list(periods(items))
-    [(2, [0, 1, 2]), (4, [0])]
+    [(2, [0, 1, 2])]
     """
     tokens = np.array([item.token for item in items], np.int64)
     pairs = [_recurrences(keys, ahead) for keys in (tokens, _roles(items)) for ahead in range(1, _RECURRENCES + 1)]
@@ -60,10 +60,10 @@ def _may_repeat(tokens: Numbers, spans: Numbers, starts: Numbers) -> NDArray[np.
 
     def recurs(places: Numbers) -> NDArray[np.bool_]:
         inside = (places >= 0) & (places + spans < len(tokens))
-        places = np.where(inside, places, 0)
-        return inside & (tokens[places] == tokens[np.where(inside, places + spans, 0)])
+        first, second = np.where(inside, places, 0), np.where(inside, places + spans, 0)
+        equal: NDArray[np.bool_] = inside & (tokens[first] == tokens[second])
+        return equal
 
     half, quarter = spans // 2, spans // 4
-    behind = np.logical_and(recurs(starts + half), recurs(starts + quarter))
-    before = np.logical_and(recurs(starts - half), recurs(starts - quarter))
-    return np.logical_or(behind, before)
+    behind = recurs(starts + half) & recurs(starts + quarter)
+    return behind | (recurs(starts - half) & recurs(starts - quarter))

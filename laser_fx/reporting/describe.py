@@ -57,7 +57,7 @@ def describe_program(
         environment=environment(),
         flops=_flops(program, [p.site for p in placed], total),
         saved_bytes=saved,
-        graph=GraphSize(len(program.captured.graph.nodes), count_nodes(program.rolled)),
+        graph=GraphSize(count_nodes(program.captured), count_nodes(program.rolled)),
         warnings=_warnings(program, sites),
         near_misses=near_misses_of(program),
     )
