@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+# Tensors are small here: a second thread costs more than it brings, and spins where the machine has other work.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

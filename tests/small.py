@@ -72,6 +72,17 @@ class Contractive(nn.Module):
         return z
 
 
+class StructuredContractive(Contractive):
+    """The same loop, written as one; it also returns every state's mean."""
+
+    def forward(self, x: Tensor) -> Any:
+        def body(i: Tensor, z: Tensor) -> Any:
+            z = x + self.down(torch.nn.functional.silu(self.up(z + x)))
+            return z, z.mean(-1)
+
+        return laser_fx.loop(body, torch.zeros_like(x), self.trips, collect=True)
+
+
 def low_rank(*shape: int, rank: int = 4, noise: float = 1e-3) -> Tensor:
     """Gaussian rows in a random subspace of ``rank`` dimensions, and a little noise."""
     return torch.randn(*shape[:-1], rank) @ torch.randn(rank, shape[-1]) + noise * torch.randn(shape)

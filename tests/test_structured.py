@@ -18,7 +18,7 @@ from laser_fx.errors import CaptureError, InputError
 from laser_fx.options import Options
 from laser_fx.passes.infra import count_nodes
 from laser_fx.rolled import RolledLoop
-from tests.small import WIDTH, Contractive, backward, captured, exact, low_rank, model, same, step
+from tests.small import WIDTH, StructuredContractive, backward, captured, exact, low_rank, model, same, step
 
 Trips = tuple[tuple[int, int], ...]
 CASES: dict[str, tuple[Callable[..., Any], Trips]] = {}
@@ -330,16 +330,8 @@ def test_what_the_body_does_not_read_is_not_passed() -> None:
 
 
 def test_sites_inside_are_tracked() -> None:
-    class Model(Contractive):
-        def forward(self, x: Tensor) -> Any:
-            def body(i: Tensor, z: Tensor) -> Any:
-                z = x + self.down(torch.nn.functional.silu(self.up(z + x)))
-                return z, z.mean(-1)
-
-            return laser_fx.loop(body, torch.zeros_like(x), self.trips, collect=True)
-
     torch.manual_seed(0)
-    module, x = Model().eval(), low_rank(2, 24, 32)
+    module, x = StructuredContractive().eval(), low_rank(2, 24, 32)
     compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.99))
     with torch.no_grad():
         final, means = compiled(x)

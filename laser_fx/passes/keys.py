@@ -16,6 +16,7 @@ aten = torch.ops.aten
 
 _IDENTITIES = {aten.alias.default, aten.lift_fresh_copy.default, aten.detach.default, aten.detach_.default}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default}
+_NO_OPS = _IDENTITIES | _CASTS
 _SHAPE_READERS = {
     *(getattr(aten, f"{value}_like").default for value in ("zeros", "ones", "empty", "full", "rand", "randn")),
     *(getattr(aten, f"new_{value}").default for value in ("zeros", "ones", "empty", "full")),
@@ -49,7 +50,7 @@ class Interner:
 
 def identity_reason(node: fx.Node, grad_enabled: bool) -> str | None:
     """Why the node returns its input unchanged, or None. ``grad_enabled``: the graph was captured with gradients on."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+    if node.target not in _NO_OPS or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     source, result = node.args[0].meta.get("val"), node.meta.get("val")
     if not isinstance(source, Tensor) or not isinstance(result, Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,10 @@ from torch.nn import functional as F
 
 from laser_fx.errors import ExportError, OptionError, OutputPathError, VerificationError
 from laser_fx.export import OnnxModel, to_onnx
+from tests.export.files import graphs, operators
 
 NAMES = ("one_loop", "nested", "per_step", "two_loops", "tracked")
 Make = Callable[..., Any]
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs(attribute.g)
-
-
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for graph in graphs(onnx.load(path).graph) for node in graph.node)
 
 
 @pytest.mark.parametrize("name", NAMES)

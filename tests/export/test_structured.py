@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor
 import laser_fx
 from laser_fx.export import OnnxFile, OnnxModel
 from laser_fx.options import Options
-from tests.small import WIDTH, Contractive, exact, low_rank, model, step
+from tests.export.files import operators
+from tests.small import WIDTH, StructuredContractive, exact, low_rank, model, step
 from tests.test_structured import CASES
 
 NAMES = (
@@ -47,18 +47,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         return module, exact(module, torch.randn(3, WIDTH)).to_onnx(path)
 
     return written
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs(attribute.g)
-
-
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for graph in graphs(onnx.load(path).graph) for node in graph.node)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,17 +106,9 @@ def test_an_unrolled_file_keeps_the_loop_that_its_author_wrote(tmp_path: Path) -
 
 
 def test_a_tracked_loop_with_collected_outputs_is_exported(tmp_path: Path) -> None:
-    class Model(Contractive):
-        def forward(self, x: Tensor) -> Any:
-            def body(i: Tensor, z: Tensor) -> Any:
-                z = x + self.down(torch.nn.functional.silu(self.up(z + x)))
-                return z, z.mean(-1)
-
-            return laser_fx.loop(body, torch.zeros_like(x), self.trips, collect=True)
-
     torch.manual_seed(0)
     x = low_rank(2, 24, 32)
-    compiled = laser_fx.compile(Model().eval(), (x,), options=Options(fidelity=0.99))
+    compiled = laser_fx.compile(StructuredContractive().eval(), (x,), options=Options(fidelity=0.99))
     file = OnnxModel(compiled.to_onnx(tmp_path / "m.onnx").path)
     answers = file(x)
     assert {stats.shape for stats in file.stats.values()} == {(6, 5)}
