@@ -15,7 +15,7 @@ from laser_fx.loops import Certificate, Loop, LoopNest
 from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.certificate import certify
 from laser_fx.passes.detect import detect
-from laser_fx.passes.infra import rolled_loop
+from laser_fx.passes.infra import collector_paused, rolled_loop
 from laser_fx.passes.keys import is_random
 from laser_fx.passes.normalise import normalise
 from laser_fx.passes.reroll import Rolled, reroll
@@ -73,9 +73,10 @@ def roll(captured: fx.GraphModule, door: Door, min_trip: int, prefix: str = "loo
     Raises:
         PassError: a rewrite is not proved equal to what was captured.
     """
-    view = normalise(captured.graph, door.identities, door.parameters, door.grad_enabled)
-    rolled = reroll(captured, view, detect(view, min_trip), door.states, door.grad_enabled, prefix)
-    proof = certify(captured, rolled.graph_module, door.identities, door.parameters, door.grad_enabled)
+    with collector_paused():
+        view = normalise(captured.graph, door.identities, door.parameters, door.grad_enabled)
+        rolled = reroll(captured, view, detect(view, min_trip), door.states, door.grad_enabled, prefix)
+        proof = certify(captured, rolled.graph_module, door.identities, door.parameters, door.grad_enabled)
     bodies = _roll_bodies(captured, rolled.graph_module, door, min_trip)
     nest = LoopNest(tuple(_with_children(loop, bodies) for loop in rolled.nest.loops))
     proved = f"proved equal to the captured graph: {proof.operations} operators"
