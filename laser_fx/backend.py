@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx.call import Call, flatten_call
-from laser_fx.errors import CaptureError, OptionError
+from laser_fx.errors import CaptureError, NonFiniteError, OptionError
 from laser_fx.fingerprint import fingerprint
 from laser_fx.options import Options
 from laser_fx.program import Program
@@ -131,7 +131,7 @@ class _Graph:
         try:
             # Where dynamo burnt the batch in, it is in the code: there is nothing to leave free.
             found = self.programs.compile(self._state, call, mode, dynamic=self._dynamic and call.shared_batch() != 1)
-        except CaptureError as error:
+        except (CaptureError, NonFiniteError) as error:
             self._refused = True
             _log.warning("one of dynamo's graphs runs as it is: %s", error)
             return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from laser_fx.call import Call
-from laser_fx.capture import check_finite
+from laser_fx.capture import check_finite, dense_order
 from laser_fx.errors import CaptureError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
@@ -108,7 +108,7 @@ def _refuse_inference_tensors(model: nn.Module) -> None:
 
 
 def _signature(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.dtype, tensor.shape, tensor.device, tensor.requires_grad
+    return tensor.dtype, tensor.shape, tensor.device, tensor.requires_grad, dense_order(tensor)
 
 
 def _without_history(tensor: Tensor) -> Tensor:

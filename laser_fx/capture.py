@@ -7,11 +7,13 @@ and every node says in ``meta["grad_enabled"]`` under which mode it was captured
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
 from laser_fx.inline_regions import inline_regions
 from laser_fx.nodes import GRAD_ENABLED, is_mutating
 from laser_fx.structured import tracing_once
+from laser_fx.unseen import refuse_unseen_gradients, unassigned
 
 __all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite", "is_mutating"]
 
 _MODEL = "model"
-_OURS = ("call.py", "capture.py", "structured.py")
+_HERE = f"{Path(__file__).parent}/"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Captured:
     def _accepts_tensor(self, actual: Tensor, value: Tensor, example: Tensor, bound: dict[str, int]) -> bool:
         if (actual.dtype, actual.device, actual.ndim) != (example.dtype, example.device, example.ndim):
             return False
+        if dense_order(actual) != dense_order(example) or (
+            self.grad_enabled and actual.requires_grad != example.requires_grad
+        ):
+            return False
         for size, captured, exact in zip(actual.shape, value.shape, example.shape, strict=True):
             free = isinstance(captured, torch.SymInt) and not self.guards
             # 0 and 1 are specialised by torch: a graph of a free size is known to hold from 2 on.
@@ -101,12 +108,27 @@ class Captured:
         return pytree.tree_unflatten(leaves, self.output_spec)
 
 
+def dense_order(tensor: Tensor) -> tuple[int, ...] | None:
+    """How the dimensions lie in memory, longest stride first; None for a contiguous tensor.
+
+    A trace leaves out ``contiguous()`` where its example is contiguous.
+
+    >>> dense_order(torch.ones(2, 3)), dense_order(torch.ones(2, 3).mT)
+    (None, (1, 0))
+    """
+    if tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    return tuple(sorted(range(tensor.ndim), key=lambda dimension: -strides[dimension]))
+
+
 class _OutputTree:
-    """The tree of the model's output, noted while it is traced."""
+    """The tree of the model's output, and the attributes that forward assigned, noted while it is traced."""
 
     spec: pytree.TreeSpec
     leaves: tuple[tuple[int | None, Any], ...]
     names: tuple[str, ...]
+    assigned: list[str]
 
     def flatten(self, result: Any) -> tuple[Tensor, ...]:
         paths, self.spec = pytree.tree_flatten_with_path(result)
@@ -133,7 +155,8 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._call.rebuild(tensors)
-        result = self.model(*args, **kwargs)
+        with unassigned(self.model) as self.outputs.assigned:
+            result = self.model(*args, **kwargs)
         register_dataclasses(result)
         return self.outputs.flatten(result)
 
@@ -155,7 +178,14 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         raise InputError("the call has no tensor input", where="example_inputs", fix="pass at least one tensor")
     example = _double_single_batch(call) if dynamic else call
     flat = _Flat(model, example)
-    exported = _export(flat, example, grad_enabled, dynamic)
+    try:
+        exported = _export(flat, example, grad_enabled, dynamic)
+    except (CaptureError, InputError):
+        if example is call:
+            raise
+        # It may be the second row that the model does not take.
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
+    _refuse_assigned(flat.outputs.assigned)
     if flat.outputs.holds_sizes():
         # The size would be burnt in as the example has it.
         return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
@@ -199,6 +229,16 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
     )
 
 
+def _refuse_assigned(names: Sequence[str]) -> None:
+    if names:
+        raise CaptureError(
+            f"the model assigns {', '.join(names)} in its forward, which a graph cannot do",
+            where="forward",
+            fix="return the value, or write into a registered buffer in place (self.count.add_(1)); for a cache that"
+            " forward fills when it is first called: call the model once before it is compiled",
+        )
+
+
 def _refuse_written_inputs(specs: Sequence[OutputSpec], names: Sequence[str]) -> None:
     known = (OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION)
     written = [str(spec.target) for spec in specs if spec.kind not in known]
@@ -213,11 +253,11 @@ def _refuse_written_inputs(specs: Sequence[OutputSpec], names: Sequence[str]) ->
 def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> None:
     """Raise `NonFiniteError`, naming the tensor, where a value cannot be meant.
 
-    A parameter must be finite. A buffer or an input must have no NaN; it may be infinite, as attention masks are,
-    unless ``infinities`` asks about that too.
+    A parameter that trains must be finite. What does not train, a buffer or an input must have no NaN; it may be
+    infinite, as attention masks are, unless ``infinities`` asks about buffers and inputs too.
     """
     named: list[tuple[str, Tensor, bool]] = []
-    named += [(f"weight {name}", value, True) for name, value in model.named_parameters()]
+    named += [(f"weight {name}", value, value.requires_grad) for name, value in model.named_parameters()]
     named += [(f"buffer {name}", value, infinities) for name, value in model.named_buffers()]
     named += [(f"input {name}", value, infinities) for name, value in zip(call.names, call.tensors, strict=True)]
     for where, value, finite in named:
@@ -242,7 +282,7 @@ def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with tracing_once():
+            with tracing_once(), refuse_unseen_gradients() if grad_enabled else nullcontext():
                 exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
             if not grad_enabled and _is_mutating(exported.graph_module):
                 refuse_shared_writes(exported.graph_module)
@@ -264,9 +304,12 @@ def _as_leaf(tensor: Tensor, grad_enabled: bool) -> Tensor:
 def _refusal(flat: _Flat, call: Call, grad_enabled: bool, error: Exception) -> CaptureError | InputError:
     """Tell inputs that the model itself rejects from a model that the tracer rejects."""
     where = _line_of_model(error)
+    if (known := _capture_error_behind(error)) is not None:
+        return CaptureError(known.what, where=where, fix=known.fix)
     try:
-        with torch.set_grad_enabled(grad_enabled):
-            flat(*call.tensors)
+        # On a copy, from a copy of the random state: a model that is refused runs as it is afterwards.
+        with torch.set_grad_enabled(grad_enabled), torch.random.fork_rng():
+            _Flat(copy.deepcopy(flat.model), call)(*call.tensors)
     except Exception as eager:
         return InputError(
             f"the model fails on these inputs: {_first_line(eager)}",
@@ -281,6 +324,12 @@ def _refusal(flat: _Flat, call: Call, grad_enabled: bool, error: Exception) -> C
     )
 
 
+def _capture_error_behind(error: BaseException | None) -> CaptureError | None:
+    while error is not None and not isinstance(error, CaptureError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
@@ -288,16 +337,19 @@ def _first_line(error: BaseException) -> str:
 
 def _line_of_model(error: BaseException) -> str | None:
     """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
-    here = Path(__file__).parent
-    skipped = (str(Path(torch.__file__).parent), *(str(here / name) for name in _OURS))
     seen: BaseException | None = error
     while seen is not None:
-        frames = [f for f in traceback.extract_tb(seen.__traceback__) if not f.filename.startswith((*skipped, "<"))]
-        frames = [f for f in frames if f.name not in ("compile", "inspect", "_program_for", "build_program")]
+        frames = [f for f in traceback.extract_tb(seen.__traceback__) if not _is_inner(f.filename)]
         if frames:
             return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}"
         seen = seen.__cause__
     return None
+
+
+def _is_inner(file: str) -> bool:
+    """Whether a file is torch's, generated, or ours; the models of the zoo are models like any other."""
+    ours = file.startswith(_HERE) and not file.startswith(f"{_HERE}zoo")
+    return ours or file.startswith((str(Path(torch.__file__).parent), "<"))
 
 
 def _is_mutating(graph_module: fx.GraphModule) -> bool:

@@ -176,13 +176,15 @@ class CompiledModel(StandIn):
         program = self._programs.find(state, call, mode)
         if program is None and not self._programs.full():
             program = self._compile(state, call, mode)
+            if program.nest and not program.capture.accepts(call):  # it was captured on two rows instead of the one
+                program = self._compile(state, call, mode, dynamic=False)
         if program is None or not self._use(program).nest:
             return self._model(*args, **kwargs)
         output, self.__dict__["_records"] = run(program, call)
         return output
 
-    def _compile(self, state: Fingerprint, call: Call, mode: Mode) -> Program:
-        program = self._programs.compile(state, call, mode, parameters=self._argument_names())
+    def _compile(self, state: Fingerprint, call: Call, mode: Mode, *, dynamic: bool = True) -> Program:
+        program = self._programs.compile(state, call, mode, parameters=self._argument_names(), dynamic=dynamic)
         if not program.nest:
             warnings.warn(_no_loop(program), NoLoopWarning, stacklevel=_callers_level())
         return program  # type: ignore[no-any-return]

@@ -85,9 +85,14 @@ def _copy_node(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any], names
     return copied
 
 
+_FRESH = {torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.scalar_tensor.default}
+
+
 def _detaches_a_literal(node: fx.Node) -> bool:
-    """``torch.tensor(…)`` in the model's code: a fresh copy that nothing else reads is detached in place."""
+    """``torch.tensor(…)`` in the model's code: a fresh value that nothing else reads is detached in place."""
     if node.target is not torch.ops.aten.detach_.default:
         return False
     literal = node.all_input_nodes[0]
-    return literal.target is torch.ops.aten.lift_fresh_copy.default and len(literal.users) == 1
+    while literal.target is torch.ops.aten.to.device and len(literal.users) == 1:
+        literal = literal.all_input_nodes[0]
+    return literal.target in _FRESH and len(literal.users) == 1

@@ -132,11 +132,12 @@ class Reader:
     def _fields(self, value: Any) -> tuple[Any, ...]:
         """The attributes of an object, such as a model's configuration."""
         fields = getattr(value, "__dict__", None)
-        if not isinstance(fields, dict) or self._depth >= _DEEPEST:
+        if self._depth >= _DEEPEST:
             return ()
+        held = [*(fields.items() if isinstance(fields, dict) else ()), *_slots(value)]
         self._depth += 1
         try:
-            return tuple([(name, self.value(entry)) for name, entry in list(fields.items())])
+            return tuple([(name, self.value(entry)) for name, entry in held])
         finally:
             self._depth -= 1
 
@@ -148,6 +149,15 @@ class Reader:
         around += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         around += _globals_of(code, function.__globals__)
         return FunctionState(code, tuple([self.value(entry) for entry in around]))
+
+
+def _slots(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds in slots, as a dataclass with ``slots=True`` does."""
+    for kind in type(value).__mro__:
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else tuple(names):
+            if not name.startswith("__") and hasattr(value, name):
+                yield name, getattr(value, name)
 
 
 def shown(state: tuple[Any, ...]) -> str | None:

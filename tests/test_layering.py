@@ -20,6 +20,7 @@ FLOORS = (
         "call",
         "capture",
         "program",
+        "unseen",
         "values",
         "fingerprint",
     },

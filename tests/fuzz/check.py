@@ -106,7 +106,7 @@ def _differs(rolled: fx.GraphModule, broken: fx.GraphModule, case: Case) -> bool
     try:
         with redirect_stderr(StringIO()):  # fx prints the line that failed
             made = _measured(lambda held: _run(broken, held), case)
-    except (IndexError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return True
     return wanted.keys() != made.keys() or not all(same_bits(value, made[name]) for name, value in wanted.items())
 
@@ -115,6 +115,6 @@ def _is_accepted(built: Built, broken: fx.GraphModule) -> bool:
     door = built.door
     try:
         certify(built.graph_module, broken, door.identities, door.parameters, door.grad_enabled)
-    except (PassError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+    except (PassError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
         return False
     return True
