@@ -34,6 +34,8 @@ from laser_fx.unseen import refuse_unseen_gradients, unassigned
 __all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite", "is_mutating"]
 
 _MODEL = "model"
+LITERAL = "lifted_tensor"
+"""Part of the placeholder's name of a ``torch.tensor(…)`` in the model's code."""
 _HERE = f"{Path(__file__).parent}/"
 
 

@@ -194,3 +194,22 @@ def test_a_model_for_one_row_alone_is_compiled_for_one_row() -> None:
     module, x = model(forward), torch.randn(1, WIDTH)
     with torch.no_grad():
         assert same(exact(module, x)(x), module(x))
+
+
+def test_equal_tensors_that_the_model_holds_may_part_later() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.even, self.odd = nn.Linear(WIDTH, WIDTH), torch.ones(WIDTH), torch.ones(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = x
+            for t in range(4):
+                z = torch.tanh(self.layer(z) + x) * (self.odd if t % 2 else self.even)
+            return z
+
+    module, x = Held().eval(), torch.randn(3, WIDTH)
+    with torch.no_grad():
+        compiled = exact(module, x)
+        module.odd.data.mul_(2)
+        assert same(compiled(x), module(x))

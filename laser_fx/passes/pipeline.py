@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from laser_fx import subspace
 from laser_fx.call import Call
-from laser_fx.capture import Captured, capture, check_finite, is_mutating
+from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options
@@ -213,9 +213,14 @@ def _with_bodies(nest: LoopNest, graph_module: fx.GraphModule) -> LoopNest:
 
 
 def _identities(model: nn.Module, captured: Captured) -> dict[str, Hashable]:
-    """What tells a placeholder's tensor from others: tied weights are one, and so are equal constants."""
+    """What tells a placeholder's tensor from others: tied weights are one, and so are equal literals of the code.
+
+    Tensors that the model holds as plain attributes may be written to later: each stays what it is.
+    """
     states = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    identities = {name: _content(value) for name, value in captured.constants.items()}
+    identities: dict[str, Hashable] = {
+        name: _content(value) if LITERAL in name else name for name, value in captured.constants.items()
+    }
     for name, target in captured.states.items():
         value = states[target]
         # With gradients on, two parameters in one storage still have a gradient each.
