@@ -27,7 +27,7 @@ from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.cut_structured import cut_structured, refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
 from laser_fx.inline_regions import inline_regions
-from laser_fx.nodes import GRAD_ENABLED, is_mutating
+from laser_fx.nodes import GRAD_ENABLED, code_line, is_mutating
 from laser_fx.structured import tracing_once
 from laser_fx.unseen import refuse_unseen_gradients, unassigned
 
@@ -209,6 +209,7 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
     straight = fx.GraphModule(
         _submodules_of(exported.graph_module), inline_regions(exported.graph_module, grad_enabled, inputs)
     )
+    _refuse_transforms(straight.graph)
     graph_module = cut_structured(straight)
     graph_module.graph.lint()
     mutations = tuple(
@@ -229,6 +230,16 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         mutations=mutations,
         grad_enabled=grad_enabled,
     )
+
+
+def _refuse_transforms(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if getattr(node.target, "__module__", "").startswith(("torch._functorch", "torch._C._functorch")):
+            raise CaptureError(
+                "the model uses torch.vmap or another transform of torch.func, which a graph cannot hold",
+                where=code_line(node),
+                fix="write the batch dimension out, or apply the transform around the compiled model",
+            )
 
 
 def _refuse_assigned(names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx.errors import CaptureError
-from laser_fx.nodes import GRAD_ENABLED, LOOP_SOURCE, is_mutating, placeholder, read_size
+from laser_fx.nodes import GRAD_ENABLED, LOOP_SOURCE, code_line, is_mutating, placeholder, read_size
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["cut_structured", "refuse_shared_writes"]
@@ -246,4 +246,4 @@ def _draws(loop: nn.Module) -> bool:
 
 def _line(node: fx.Node) -> str | None:
     """The innermost line of code that made a node."""
-    return node.stack_trace.strip().splitlines()[-1].strip() if node.stack_trace else None
+    return code_line(node) if node.stack_trace else None

@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "is_mutating", "placeholder", "read_size"]
+__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "code_line", "is_mutating", "placeholder", "read_size"]
 
 GRAD_ENABLED = "grad_enabled"
 """Key of a node's ``meta``: the grad mode that it was captured under. ``meta["val"]`` is its fake value."""
 
 LOOP_SOURCE = "loop_source"
 """Key of the ``meta`` of a call of a structured loop: ``file:line`` of the loop in the model's code."""
+
+
+def code_line(node: fx.Node) -> str:
+    """The line of the model's code that made the node; its name where the tracer kept no line."""
+    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
+    return next((line for line in reversed(lines) if line.strip("^~ ")), node.name)
 
 
 def placeholder(graph: fx.Graph, name: str, value: Any, grad_enabled: bool) -> fx.Node:

@@ -226,3 +226,11 @@ def test_a_size_that_is_returned_is_not_burnt_in() -> None:
         for rows in (4, 6, 1):
             x = torch.randn(rows, WIDTH)
             assert same(compiled(x), module(x))
+
+
+def test_a_transform_inside_the_model_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.vmap(lambda row: torch.tanh(self.a(row)))(x)
+
+    with torch.no_grad(), pytest.raises(CaptureError, match=r"torch\.vmap"):
+        captured(model(forward), torch.randn(4, WIDTH))

@@ -14,6 +14,7 @@ from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
 from laser_fx.loops import Loop, LoopNest, Site
+from laser_fx.nodes import code_line
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.infra import rolled_loop
@@ -55,7 +56,7 @@ def _refuse_mutation(captured: Captured) -> None:
         if is_mutating(node):
             raise CaptureError(
                 f"{node.target} writes into its input while gradients are on",
-                where=(node.stack_trace or node.name).strip().splitlines()[-1].strip(),
+                where=code_line(node),
                 fix="use the operator without the underscore, inplace=False, or a norm without running statistics",
             )
 
