@@ -44,7 +44,7 @@ def refuse_shared_writes(traced: fx.GraphModule) -> None:
         if source.target is getitem and _marks(source.all_input_nodes[0], _BEGIN):
             raise CaptureError(
                 f"the body of a structured loop writes into a value that it is handed, by {node.target}",
-                where=_line(node),
+                where=code_line(node),
                 fix="use the operator without the underscore, or write into a clone",
             )
 
@@ -175,7 +175,7 @@ class _Cutter:
             if not any(node in outer.env for outer in self.levels[:depth]):
                 raise CaptureError(
                     "a value that the body of a structured loop made is read outside of it",
-                    where=_line(reader),
+                    where=code_line(reader),
                     fix="return it from the body: as part of the carry, or as an output with collect=True",
                 )
             if isinstance(node.meta["val"], Tensor):
@@ -223,7 +223,7 @@ def _refuse_numbers(graph: fx.Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=aten.item.default):
         raise CaptureError(
             "the body of a structured loop reads a number out of a tensor",
-            where=_line(node),
+            where=code_line(node),
             fix="compute with the tensor itself: a body is traced once, for all of its steps",
         )
 
@@ -242,8 +242,3 @@ def _drop_dead(level: _Level) -> None:
 def _draws(loop: nn.Module) -> bool:
     bodies = [m for m in loop.modules() if isinstance(m, fx.GraphModule)]
     return any(node.op == "call_function" and node.is_impure() for body in bodies for node in body.graph.nodes)
-
-
-def _line(node: fx.Node) -> str | None:
-    """The innermost line of code that made a node."""
-    return code_line(node) if node.stack_trace else None
