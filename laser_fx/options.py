@@ -11,7 +11,7 @@ from laser_fx.errors import OptionError
 __all__ = ["Options"]
 
 Forward = Literal["lowrank", "exact"]
-Memory = Literal["laser"]
+Memory = Literal["laser", "lean"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,11 @@ class Options:
     Args:
         forward: what evaluation graphs compute at a site. ``"lowrank"`` goes through the tracked
             basis, ``"exact"`` leaves every linear as it is. A training forward is always exact.
-        memory: what training graphs save for backward at a site. ``"laser"`` saves the coefficients
+        memory: what training graphs save for backward. At a site, ``"laser"`` saves the coefficients
             ``Z = XQ`` and the basis ``Q`` instead of ``X`` (arXiv 2604.17224); ``None`` saves what eager saves.
+            The other two change no gradient: ``"lean"`` saves the least bytes from which backward can make the rest
+            without a matrix product; a number in (0, 1] is a fraction of what eager saves, to be met in the least
+            time.
         fidelity: in (0, 1]. No step uses a basis whose measured fidelity ``‖XQ‖²/‖X‖²`` is below it.
         rank: columns of every basis, or ``None`` for the least rank that meets the fidelity at each
             site on the example inputs.
@@ -44,14 +47,14 @@ class Options:
     """
 
     forward: Forward = "lowrank"
-    memory: Memory | None = "laser"
+    memory: Memory | float | None = "laser"
     fidelity: float = 0.999
     rank: int | None = None
     min_trip: int = 2
 
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
-        _one_of("memory", self.memory, (*get_args(Memory), None))
+        _check_memory(self.memory)
         if not _is_real(self.fidelity) or not 0.0 < self.fidelity <= 1.0:
             raise _bad("fidelity", self.fidelity, "choose a number in (0, 1]")
         if self.rank is not None and (not _is_whole(self.rank) or self.rank < 1):
@@ -63,6 +66,14 @@ class Options:
     def exact(cls, **changes: Any) -> Options:
         """Find, re-roll and export, but change no number: compiled equals eager bitwise on CPU fp32."""
         return cls(**{"forward": "exact", "memory": None, **changes})
+
+
+def _check_memory(value: object) -> None:
+    if _is_real(value):
+        if not 0.0 < float(value) <= 1.0:  # type: ignore[arg-type]
+            raise _bad("memory", value, "choose a fraction in (0, 1]")
+    else:
+        _one_of("memory", value, (*get_args(Memory), None))
 
 
 def _is_real(value: object) -> bool:

@@ -112,14 +112,15 @@ class Program:
 
     def run_graph(self, graph_module: fx.GraphModule, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         """Run any graph of this program on input tensors."""
-        given = {**self._fixed, **dict(zip(self.capture.inputs, tensors, strict=True))}
-        states = self.capture.states
-        arguments = [
-            given[name] if name in given else self._state(states[name]) for name in _placeholders(graph_module)
-        ]
         # The graph switches grad mode inside; whatever happens, the caller's is restored.
         with torch.set_grad_enabled(self.mode.grad_enabled):
-            return tuple(graph_module(*arguments))
+            return tuple(graph_module(*self.arguments(graph_module, tensors)))
+
+    def arguments(self, graph_module: fx.GraphModule, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What any graph of this program takes, for these input tensors."""
+        given = {**self._fixed, **dict(zip(self.capture.inputs, tensors, strict=True))}
+        states = self.capture.states
+        return [given[name] if name in given else self._state(states[name]) for name in _placeholders(graph_module)]
 
     def steps(self, records: Sequence[Any]) -> dict[str, tuple[Step, ...]]:
         """Records as data: site → its steps, in the order of execution."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laser_fx import subspace
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
 from laser_fx.loops import Loop, LoopNest, Site
+from laser_fx.memory.fit import fit
 from laser_fx.nodes import code_line
 from laser_fx.options import Options
+from laser_fx.passes.cut_segments import cut_segments, segments_of
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.insert_probes import insert_probes
@@ -46,8 +50,33 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
     captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic)
     _refuse_mutation(captured)
     program = _roll(model, captured, mode, options)
-    use = _use(program)
-    return program if use is None else _track(program, use)
+    return _finish(program)
+
+
+def _finish(program: Program) -> Program:
+    """A rolled program with what its options ask for."""
+    use, memory = _use(program), program.options.memory
+    if use is not None:
+        return _track(program, use)
+    if memory is None or memory == "laser" or not program.mode.grad_enabled or not program.nest:
+        return program
+    return _plan(program, memory)
+
+
+def _plan(program: Program, memory: Literal["lean"] | float) -> Program:
+    """Cut the training graph under the plan that its options ask for."""
+    planned = cut_segments(program.rolled, program.mode.autocast)
+    rehearse(program, planned)
+    fit(segments_of(planned), memory)
+    return replace(program, graph_module=planned, nest=_with_bodies(program.nest, planned))
+
+
+def rehearse(program: Program, planned: fx.GraphModule) -> None:
+    """Run a graph on tensors without data, as large as the example inputs: its segments see the forms of theirs."""
+    with FakeTensorMode() as mode:
+        tensors = [mode.from_tensor(t) for t in program.arguments(planned, program.example_inputs)]
+        with torch.set_grad_enabled(program.mode.grad_enabled):
+            planned(*tensors)
 
 
 def _refuse_mutation(captured: Captured) -> None:
@@ -126,8 +155,7 @@ def retrack(program: Program, options: Options) -> Program:
         constants={},
         record_names=(),
     )
-    use = _use(plain)
-    return plain if use is None else _track(plain, use)
+    return _finish(plain)
 
 
 def _track(program: Program, use: Use) -> Program:

@@ -1,0 +1,175 @@
+"""A part of a training graph that keeps for backward what a plan says, and makes the rest again.
+
+Where gradients are on, it runs as one autograd function. What backward needs goes through ``save_for_backward``, so
+that hooks on saved tensors see it, and what changed in between is refused as in eager.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from laser_fx.errors import InputError
+from laser_fx.memory.choose import choose
+from laser_fx.memory.joint import Form, form_of, trace_joint
+from laser_fx.memory.split import Split, split
+from laser_fx.memory.values import Keep, Values
+
+__all__ = ["Policy", "Segment"]
+
+_FORMS = 32
+"""Cuts that a segment remembers, one for every form of its inputs."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a cut is chosen.
+
+    Args:
+        price: bytes that a unit of `laser_fx.memory.values.Values.time` is worth.
+        products: whether matrix products and attention may be made again.
+        pinned: names of values that are not made again.
+    """
+
+    price: float = 0.0
+    products: bool = False
+    pinned: frozenset[str] = frozenset()
+
+    def choose(self, values: Values) -> tuple[fx.Node, ...]:
+        """What is kept under this policy; see `laser_fx.memory.choose.choose`."""
+        return choose(values, self.price, products=self.products, pinned=self.pinned)
+
+
+class Segment(nn.Module):
+    """Runs a graph; its backward keeps what `policy` chooses.
+
+    A cut is made for the form of the inputs at hand: shapes, strides, dtypes, devices and which of them ask for a
+    gradient. A new batch size is traced anew, so that nothing of an earlier one can be burnt in.
+
+    Args:
+        name: ``loop_0``, or ``loop_0#1`` for the second one of a body; ``top`` outside of loops.
+        graph: takes tensors and whole numbers, returns tensors.
+        keeps: what keeping each input costs.
+        carried: places of the outputs that the next step gets as its carries, in the order of those.
+        trips: steps of the loop it is in.
+        times: how often it runs in one call of the model.
+        autocast: the dtype that autocast computes in, None when it is off.
+    """
+
+    graph: fx.GraphModule
+
+    def __init__(
+        self,
+        name: str,
+        graph: fx.GraphModule,
+        keeps: tuple[Keep, ...],
+        carried: tuple[int, ...],
+        trips: int,
+        times: int,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.name, self.graph, self.keeps, self.carried = name, graph, keeps, carried
+        self.trips, self.times, self.autocast = trips, times, autocast
+        self.policy = Policy()
+        self.latest: tuple[Any, ...] | None = None
+        self._splits: OrderedDict[tuple[Any, ...], Split] = OrderedDict()
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        asks = [isinstance(value, Tensor) and value.requires_grad for value in inputs]
+        if not torch.is_grad_enabled() or not any(asks):
+            return tuple(self.graph(*inputs))
+        self.latest = self._forms(inputs, asks)
+        if any(isinstance(value, FakeTensor) for value in inputs):
+            return tuple(self.graph(*inputs))  # a rehearsal, which only looks at forms
+        outputs: tuple[Tensor, ...] = _Cut.apply(  # type: ignore[no-untyped-call]
+            self.name, self._split(self.latest), *inputs
+        )
+        return outputs
+
+    def values(self, forms: Sequence[Any]) -> Values:
+        """What a choice for inputs of these forms has to know."""
+        joint = trace_joint(self.graph, forms, self.autocast)
+        return Values(joint, self.keeps, self.trips, [joint.outputs[place] for place in self.carried])
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, times={self.times}"
+
+    def _forms(self, inputs: Sequence[Any], asks: Sequence[bool]) -> tuple[Any, ...]:
+        # The carry of the first step has no gradient, that of later ones has: one trace serves both.
+        wanted = [ask or keep == "carry" for ask, keep in zip(asks, self.keeps, strict=True)]
+        return tuple([form_of(value, want) for value, want in zip(inputs, wanted, strict=True)])
+
+    def _split(self, forms: tuple[Any, ...]) -> Split:
+        if forms not in self._splits:
+            values = self.values(forms)
+            self._splits[forms] = split(values, self.policy.choose(values))
+            if len(self._splits) > _FORMS:
+                self._splits.popitem(last=False)
+        return self._splits[forms]
+
+
+class _Cut(torch.autograd.Function):
+    """One run of a segment."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, cut: Split, *inputs: Any) -> tuple[Tensor, ...]:
+        ctx.name, ctx.cut, ctx.inputs = name, cut, len(inputs)
+        ctx.set_materialize_grads(False)
+        tensors = [inputs[place] for place in cut.tensors]
+        with _no_autocast(tensors):
+            results = cut.forward(*tensors)
+        count = len(cut.differentiable)
+        ctx.save_for_backward(*[inputs[place] for place in cut.kept_inputs], *results[count:])
+        outputs = _distinct(results[:count], cut.differentiable)
+        ctx.mark_non_differentiable(*[o for o, reached in zip(outputs, cut.differentiable, strict=True) if not reached])
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "create_graph=True asks for what second derivatives need, and a memory plan keeps what first ones need",
+                where=f"backward of {ctx.name}",
+                fix="compile with laser_fx.Options(memory=None)",
+            )
+        cut: Split = ctx.cut
+        given = [g for g, reached in zip(gradients, cut.differentiable, strict=True) if reached]
+        there = {place for place, gradient in enumerate(given) if gradient is not None}
+        kept = ctx.saved_tensors
+        with _no_autocast(kept or [g for g in given if g is not None]):
+            found = cut.backward(*kept, *[_fit(g, form) for g, form in zip(given, cut.tangents, strict=True)])
+        results: list[Tensor | None] = [None] * ctx.inputs
+        for (place, sources), gradient in zip(cut.wanted, found, strict=True):
+            results[place] = gradient if sources & there else None  # as in eager: no gradient is not zero
+        return None, None, *results
+
+
+def _no_autocast(tensors: Sequence[Tensor]) -> torch.autocast:
+    """The casts are in the graph."""
+    return torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False)
+
+
+def _distinct(outputs: Sequence[Tensor], differentiable: Sequence[bool]) -> list[Tensor]:
+    """One tensor for every output: a value may be there as it is and detached."""
+    seen: set[int] = set()
+    made = []
+    for output, reached in zip(outputs, differentiable, strict=True):
+        made.append(output if reached and id(output) not in seen else output.detach())
+        seen.add(id(output))
+    return made
+
+
+def _fit(gradient: Tensor | None, form: Form) -> Tensor:
+    """The gradient as the graph was traced with it: a sum's gradient, for example, is one number expanded."""
+    if gradient is None:
+        return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device).zero_()
+    if gradient.stride() == form.stride:
+        return gradient
+    return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device).copy_(gradient)
