@@ -13,6 +13,10 @@ from laser_fx.options import Options
     [
         ("forward", "fast"),
         ("memory", "min"),
+        ("memory", 0.0),
+        ("memory", 1.5),
+        ("memory", float("nan")),
+        ("memory", True),
         ("fidelity", 0.0),
         ("fidelity", 1.2),
         ("fidelity", float("nan")),
@@ -36,6 +40,8 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
 def test_the_edges_are_allowed() -> None:
     assert Options(fidelity=1, rank=1, min_trip=2).fidelity == 1
     assert Options(memory=None).memory is None
+    assert Options(memory="lean").memory == "lean"
+    assert Options(memory=1.0).memory == 1.0
 
 
 def test_exact_changes_no_number_and_takes_other_options() -> None:

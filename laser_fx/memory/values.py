@@ -53,10 +53,10 @@ class Values:
 
     @cached_property
     def needed(self) -> tuple[fx.Node, ...]:
-        """Values of the forward that backward reads, in the order of the graph."""
-        return tuple(
-            node for node in self.joint.graph.nodes if node in self.forward and not self.forward.issuperset(node.users)
-        )
+        """Values of the forward that backward reads, or returns, in the order of the graph."""
+        backward = [n for n in self.joint.graph.nodes if n.op != "output" and n not in self.forward]
+        read = {source for node in backward for source in node.all_input_nodes} | set(self.joint.gradients)
+        return tuple(node for node in self.joint.graph.nodes if node in self.forward and node in read)
 
     @cached_property
     def kept_by_eager(self) -> tuple[fx.Node, ...]:
