@@ -122,8 +122,19 @@ def is_view(node: fx.Node) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the operator draws random numbers."""
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    """Whether the operator draws random numbers; attention that drops nothing draws none."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    places = [place for place, argument in enumerate(target._schema.arguments) if argument.name == "dropout_p"]
+    return not any(_argument(node, place) == 0 for place in places)
+
+
+def _argument(node: fx.Node, place: int) -> Any:
+    """What an operator is called with at a place of its schema."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    argument = node.target._schema.arguments[place]
+    return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
 
 
 def is_product(node: fx.Node) -> bool:

@@ -43,6 +43,16 @@ def test_under_a_tight_budget_the_product_is_made_again_too() -> None:
     assert all(node.op == "placeholder" for node in kept)
 
 
+def test_attention_that_drops_nothing_is_made_again() -> None:
+    def attention(x: Tensor) -> tuple[Tensor]:
+        q = x * 2
+        return (torch.nn.functional.scaled_dot_product_attention(q, q, q),)
+
+    values = values_of(attention, torch.randn(2, 2, 8, 4))
+    assert values.joint.outputs[0] in values.needed
+    assert values.joint.outputs[0] not in choose(values, 0.0, products=True)
+
+
 def test_where_time_is_dear_nothing_is_made_again() -> None:
     values = values_of(swiglu, torch.randn(64, 4), torch.randn(16, 4))
     kept = set(choose(values, 2.0**16, products=True))
