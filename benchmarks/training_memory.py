@@ -32,14 +32,14 @@ import laser_fx
 from laser_fx.reporting import environment
 from laser_fx.zoo.trm import TRM, Batch, TRMConfig
 
-BATCH, REPEATS = 4, 5
+BATCH, REPEATS = 4, 3
 PUBLISHED = TRMConfig(seq_len=81, vocab_size=11, halt_exploration_prob=0.0)
 CASES = (
     replace(PUBLISHED, hidden_size=128, num_heads=2),
     replace(PUBLISHED, hidden_size=128, num_heads=2, full_gradient=True),
     PUBLISHED,
 )
-PLANS: dict[str, Any] = {"lean": "lean", "0.3": 0.3, "0.1": 0.1}
+PLANS: dict[str, Any] = {"lean": "lean", "0.3": 0.3, "0.05": 0.05}
 RESULT = Path(__file__).parent / "results" / "training_memory.json"
 
 
