@@ -193,19 +193,7 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
     signature = exported.graph_signature
     _refuse_written_inputs(signature.output_specs, example.names)
-    states, constants, inputs = {}, {}, {}
-    readable = iter(example.names)
-    for spec in signature.input_specs:
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            states[spec.arg.name] = str(spec.target).removeprefix(_MODEL + ".")
-        elif spec.kind is InputKind.USER_INPUT:
-            inputs[spec.arg.name] = "in_" + re.sub(r"\W", "_", next(readable))
-        elif spec.kind is InputKind.CONSTANT_TENSOR:
-            constants[spec.arg.name] = exported.constants[str(spec.target)]
-        else:
-            raise CaptureError(
-                f"the model holds a {spec.kind.name.lower()}, which a graph cannot take", where=str(spec.target)
-            )
+    states, constants, inputs = _placeholders(exported, example.names)
     straight = fx.GraphModule(
         _submodules_of(exported.graph_module), inline_regions(exported.graph_module, grad_enabled, inputs)
     )
@@ -230,6 +218,28 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         mutations=mutations,
         grad_enabled=grad_enabled,
     )
+
+
+def _placeholders(
+    exported: torch.export.ExportedProgram, names: Sequence[str]
+) -> tuple[dict[str, str], dict[str, Tensor], dict[str, str]]:
+    """The tracer's placeholders → names in the model's state, constants, and readable names of the inputs."""
+    states: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    inputs: dict[str, str] = {}
+    readable = iter(names)
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            states[spec.arg.name] = str(spec.target).removeprefix(_MODEL + ".")
+        elif spec.kind is InputKind.USER_INPUT:
+            inputs[spec.arg.name] = "in_" + re.sub(r"\W", "_", next(readable))
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            constants[spec.arg.name] = exported.constants[str(spec.target)]
+        else:
+            raise CaptureError(
+                f"the model holds a {spec.kind.name.lower()}, which a graph cannot take", where=str(spec.target)
+            )
+    return states, constants, inputs
 
 
 def _refuse_transforms(graph: fx.Graph) -> None:
