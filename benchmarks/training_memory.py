@@ -1,6 +1,6 @@
 """What training a Tiny Recursive Model keeps for backward, and what that costs: eager, checkpointing, exact plans.
 
-    python benchmarks/training_memory.py
+    python -m benchmarks.training_memory
 
 writes benchmarks/results/training_memory.json. A step is one supervision step: forward, backward, no optimiser. All
 arms run in one process, in turns; seconds are medians. Bytes are those of the storages that operators made in the
@@ -10,7 +10,6 @@ forward and that live when it has returned, by weak references: no hook is asked
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import os
 import statistics
@@ -21,16 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from rich.progress import track
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import laser_fx
 from laser_fx.reporting import environment
 from laser_fx.zoo.trm import TRM, Batch, TRMConfig
+from tests.births import Births
 
 BATCH, REPEATS = 4, 3
 PUBLISHED = TRMConfig(seq_len=81, vocab_size=11, halt_exploration_prob=0.0)
@@ -66,30 +63,6 @@ class Result:
 
     logits: Tensor
     gradients: list[Tensor]
-
-
-def _storages(tree: Any) -> dict[StorageWeakRef, int]:
-    storages = [leaf.untyped_storage() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return {StorageWeakRef(storage): storage.nbytes() for storage in storages}
-
-
-class Births(TorchDispatchMode):
-    """Weak references to every storage that an operator makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.born: dict[StorageWeakRef, int] = {}
-        self.given: set[StorageWeakRef] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.given |= _storages((args, kwargs)).keys() - self.born.keys()  # a view of a weight is not born here
-        result = func(*args, **(kwargs or {}))
-        self.born.update({ref: size for ref, size in _storages(result).items() if ref not in self.given})
-        return result
-
-    def alive(self) -> int:
-        gc.collect()
-        return sum(size for storage, size in self.born.items() if not storage.expired())
 
 
 class Arm:
@@ -191,7 +164,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     rows = [row for config in track(CASES, "training") for row in measure(config)]
     recorded = {
-        "command": "python benchmarks/training_memory.py",
+        "command": "python -m benchmarks.training_memory",
         "model": f"TRM: 2 layers, H=3, L=6, sequence 81, batch {BATCH}, fp32; one supervision step",
         "conditions": f"one thread; the machine is shared with other jobs, load {load:.1f} at the start",
         "repeats": REPEATS,

@@ -55,11 +55,7 @@ class Search:
             if moved == run:
                 break
             free = taken.find(1, moved.start, moved.stop) < 0
-            if (
-                free
-                and self._reach(moved.start, run.period, moved.stop - run.period)[1] is None
-                and self._is_loop(moved)
-            ):
+            if free and self._holds(moved) and self._is_loop(moved):
                 return moved
         return run
 

@@ -32,10 +32,17 @@ def schedules(view: View) -> Iterator[View]:
     sources = _slices_by_source(view)
     varied = {source for source, tokens in sources.items() if len(set(tokens)) > 1}
     offered: list[Order] = [list(range(len(view.block.items)))]
-    for order in (_hoisted(view, varied), _hoisted(view, set(sources)), _by_demand(view.block)):
+    for order in _orders(view, varied, set(sources)):
         if order not in offered and _allowed(view, order):
             offered.append(order)
             yield replace(view, block=_reordered(view, order))
+
+
+def _orders(view: View, varied: set[Hashable], sources: set[Hashable]) -> Iterator[Order]:
+    """Made one after the other: the first often shows the loop."""
+    yield _hoisted(view, varied)
+    yield _hoisted(view, sources)
+    yield _by_demand(view.block)
 
 
 def is_slice(item: Item) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,8 +11,6 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import laser_fx
 from laser_fx.compiler import CompiledModel
@@ -25,6 +22,7 @@ from laser_fx.passes.cut_segments import segments_of
 from laser_fx.zoo.families.recurrent import UnrolledGRU, UnrolledLSTM
 from laser_fx.zoo.families.universal import UniversalTransformer
 from laser_fx.zoo.trm import TRM, TRMConfig
+from tests.births import Births
 from tests.families.registry import FAMILIES
 from tests.small import model, same, step, trm_batch
 
@@ -253,31 +251,6 @@ def test_a_weight_that_changes_before_backward_is_refused_as_in_eager() -> None:
         next(p for p in module.parameters() if p.ndim == 2).mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-def _storages(tree: Any) -> dict[StorageWeakRef, int]:
-    storages = [leaf.untyped_storage() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return {StorageWeakRef(storage): storage.nbytes() for storage in storages}
-
-
-class Births(TorchDispatchMode):
-    """Weak references to the storages that operators make: no autograd function escapes, and no hook is needed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.born: dict[StorageWeakRef, int] = {}
-        self.given: set[StorageWeakRef] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.given |= _storages((args, kwargs)).keys() - self.born.keys()  # a view of a weight is not born here
-        result = func(*args, **(kwargs or {}))
-        self.born.update({ref: size for ref, size in _storages(result).items() if ref not in self.given})
-        return result
-
-    def alive(self) -> int:
-        """Bytes of those that are not freed."""
-        gc.collect()
-        return sum(size for storage, size in self.born.items() if not storage.expired())
 
 
 def test_what_is_not_kept_is_freed_and_all_of_it_after_backward() -> None:
