@@ -11,6 +11,7 @@ of arbitrary.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ __all__ = [
     "needed_rank",
     "orthonormalise",
     "orthonormality_error",
+    "principal",
     "project",
     "range_finder",
     "sketch",
@@ -39,6 +41,10 @@ ORTHONORMALITY_LIMIT = 1e-4
 
 RANK_TOLERANCE = 2e-6
 """A unit column whose part outside the columns before it is at most this long adds rounding noise and becomes zero."""
+
+
+_GRAM_TOLERANCE = 1e-6
+"""An eigenvalue of a float32 Gram matrix below this part of the largest one is rounding noise."""
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -187,6 +193,44 @@ def track(x: Tensor, q: Tensor) -> Tensor:
     """
     flat = flatten(x)
     return orthonormalise(flat.mT @ (flat @ q))
+
+
+def principal(pooled: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The directions of most energy in many activations, of which only products with a few bases are left.
+
+    For a basis Q and the activations ``X_t`` that were seen with it, ``Y = Σ X_tᵀ(X_t Q)`` and
+    ``C = Σ (X_t Q)ᵀ(X_t Q)`` give ``Y C⁻¹ Yᵀ``, the Nyström approximation of ``Σ X_tᵀX_t``. It is never above that, so
+    no energy is overstated.
+
+    Args:
+        pooled: for each basis its Y, (D, k), and its C, (k, k), float32; at least one pair.
+
+    Returns:
+        Q: (D, K) float32 with orthonormal columns, K at most the sum of all k.
+        energies: (K,) float32, descending: what each column holds of ``Σ ‖X_t‖²`` at least.
+
+    >>> x = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
+    >>> principal([(x.mT @ x, x.mT @ x)])[1]
+    tensor([9., 4., 1.])
+    """
+    factors = torch.cat([_nystrom_factor(y, c) for y, c in pooled], dim=1)
+    energies, turns = _spectrum_of_gram(factors.mT @ factors)
+    return orthonormalise(factors @ turns), energies
+
+
+def _nystrom_factor(y: Tensor, c: Tensor) -> Tensor:
+    """B with ``BBᵀ = Y C⁻¹ Yᵀ``, without the directions that are rounding noise."""
+    energies, turns = _spectrum_of_gram(c)
+    return y @ (turns / energies.sqrt())
+
+
+def _spectrum_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending, and eigenvectors of a Gram matrix, without those that are rounding noise."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    if not values.numel():
+        return gram.new_zeros(0), gram
+    real = values > values[-1] * _GRAM_TOLERANCE
+    return values[real].flip(0).float(), vectors[:, real].flip(1).float()
 
 
 def range_finder(x: Tensor, sketch: Tensor) -> Tensor:

@@ -174,3 +174,46 @@ def test_spectrum_equals_the_singular_values(shape: tuple[int, ...]) -> None:
     assert values.dtype == torch.float32
     torch.testing.assert_close(values[: len(expected)], expected, atol=1e-5, rtol=1e-5)
     assert not values[len(expected) :].any()
+
+
+def seen_with(q: Tensor, *activations: Tensor) -> tuple[Tensor, Tensor]:
+    """What is pooled of activations that were seen with one basis."""
+    products = [(x, subspace.project(x, q)) for x in activations]
+    y = torch.stack([x.mT @ z for x, z in products]).sum(0)
+    return y, torch.stack([z.mT @ z for _, z in products]).sum(0)
+
+
+@COMMON
+@given(st.integers(1, 20), st.integers(2, 24), st.data(), SEEDS)
+def test_pooled_energies_are_never_overstated(rows: int, features: int, data: st.DataObject, seed: int) -> None:
+    ranks = [data.draw(st.integers(1, features)) for _ in range(3)]
+    activations = [matrix(rows, features, seed + step, condition=100.0) for step in range(3)]
+    pooled = [
+        seen_with(basis(features, rank, seed + step), x)
+        for step, (rank, x) in enumerate(zip(ranks, activations, strict=True))
+    ]
+    q, energies = subspace.principal(pooled)
+    held = torch.stack([subspace.column_energies(x, q) for x in activations]).sum(0)
+    total = float(torch.stack([subspace.energy(x) for x in activations]).sum())
+    assert subspace.orthonormality_error(q).item() <= 1e-5
+    assert torch.equal(energies.sort(descending=True).values, energies)
+    assert (energies.cumsum(0) <= held.cumsum(0) + 1e-3 * total).all()
+    # Never less than the first basis held of what was seen with it, but for directions of rounding noise.
+    first = float(subspace.column_energies(activations[0], basis(features, ranks[0], seed)).sum())
+    assert float(energies.sum()) >= first - 1e-3 * total
+
+
+def test_pooled_full_bases_give_the_pooled_spectrum() -> None:
+    activations = [matrix(30, 8, seed, condition=10.0) for seed in range(4)]
+    full = [basis(8, 8, seed) for seed in range(2)]
+    q, energies = subspace.principal([seen_with(full[0], *activations[:2]), seen_with(full[1], *activations[2:])])
+    expected = subspace.spectrum(torch.cat(activations)).square()
+    torch.testing.assert_close(energies[:8], expected, atol=1e-4, rtol=1e-4)
+    held = torch.stack([subspace.column_energies(x, q) for x in activations]).sum(0)
+    torch.testing.assert_close(held[:8], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_nothing_pooled_is_no_direction() -> None:
+    for rank in (0, 3):
+        q, energies = subspace.principal([(torch.zeros(5, rank), torch.zeros(rank, rank))])
+        assert (q.shape, energies.shape) == ((5, 0), (0,))

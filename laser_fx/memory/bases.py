@@ -1,0 +1,364 @@
+"""The basis of a low-rank site in training: kept between calls, tracked over all steps of a call at once.
+
+A call of the model runs its loop, and each step of it encodes one activation:
+
+    codec, parts = basis.encode(x)   # at each step; codec is None where x itself has to be kept
+    basis.finish()                   # once a call, after the last step
+
+A basis that follows each step trails the loop: the next call starts where the loop began, not where it ended. So the
+basis at hand serves all steps of a call, what the steps say about a better one is pooled, and `finish` makes that one.
+It assigns new tensors and writes into none: those that autograd keeps stay what they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laser_fx import subspace
+from laser_fx.errors import NonFiniteError, OptionError
+from laser_fx.loops import Step
+from laser_fx.memory.codecs import Codec, LowRank
+from laser_fx.memory.joint import Form
+
+__all__ = ["TrackedBasis", "rank_within"]
+
+_log = logging.getLogger("laser_fx")
+
+_FIRST_WIDTH = 16
+"""Columns of the first sketch at a site of which nothing is known; doubled until they suffice."""
+
+_PRESSED = 0.75
+"""A step that uses more than this part of ``1 − fidelity`` asks for a better basis before the next regular update."""
+
+
+def rank_within(budget: int, form: Form, steps: int, inner: Codec | None = None) -> int:
+    """The largest rank at which the coefficients of all steps and one basis fit in a number of bytes; 0 for none.
+
+    Args:
+        budget: bytes for one value of a body in one call.
+        form: of the value at one step, (..., D).
+        steps: how many steps are kept.
+        inner: how the coefficients are stored.
+
+    >>> form = Form((100, 64), (64, 1), torch.float32, torch.device("cpu"), False)
+    >>> rank_within(100 * 64 * 4, form, steps=2)
+    24
+    """
+    features = form.shape[-1]
+
+    def fits(rank: int) -> bool:
+        empty = torch.empty(features, rank, device="meta")
+        return steps * LowRank(empty, None, inner).bytes(form) + empty.nbytes <= budget
+
+    low, high = 0, features + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+@dataclass(frozen=True, eq=False)
+class _Basis:
+    """Q (D, k), and the mean (D,) that is taken off first, None for none."""
+
+    q: Tensor
+    mean: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """An activation in a basis: its coefficients, the fidelity, and the least rank that reaches the threshold."""
+
+    basis: _Basis
+    z: Tensor
+    fidelity: float
+    rank: int
+
+
+class _Pool:
+    """What the steps that were encoded with one basis say about a better one."""
+
+    def __init__(self, basis: _Basis) -> None:
+        self.basis = basis
+        features, rank = basis.q.shape
+        self.y = basis.q.new_zeros(features, rank)
+        self.c = basis.q.new_zeros(rank, rank)
+        self.sum = basis.q.new_zeros(features)
+        self.rows = 0
+        self.energy = basis.q.new_zeros(())
+
+    def add(self, flat: Tensor, z: Tensor) -> None:
+        """One step: ``Y += (X − mean)ᵀZ``, the main cost of tracking."""
+        self.y.addmm_(flat.mT, z)
+        self.c.addmm_(z.mT, z)
+        if self.basis.mean is not None:
+            self.y.addr_(self.basis.mean, z.sum(0), alpha=-1)
+            self.sum += flat.sum(0)
+        self.rows += flat.shape[0]
+        self.energy += subspace.energy(_centred(flat, self.basis.mean))
+
+
+class TrackedBasis(nn.Module):
+    """The basis Q of one value of a body: one object for all steps, or one for each step position.
+
+    At each step the fidelity of the basis at hand is measured. Below the threshold, a fresh one is made of this step
+    alone (a reset: a randomised range finder whose sketch is made from ``name``) and serves the following steps; where
+    that one falls below as well, this step is kept exactly. The fidelity is ``‖XQ‖²/‖X‖²``; with ``centre`` it is the
+    centred fidelity, the same of ``X − mean``, where ``mean`` is that of the rows of the call before. Both are of the
+    coefficients before ``inner`` stores them. Deciding takes one number off the device at each step.
+
+    `finish` adapts the rank: the least one that meets the fidelity on what was pooled, and an eighth more, at least
+    four, since a basis trails the values that it will see. In the state_dict: ``q``, ``mean``, ``calls`` and
+    ``pressed``; loading takes the rank of what is loaded. What a call has pooled so far is not in it.
+
+    Args:
+        name: of the site, for messages and the sketch.
+        features: D, the width of X.
+        fidelity: in (0, 1]. No step is encoded with a basis that measures below it.
+        rank: columns of the basis; None adapts it.
+        most: largest rank when it is adapted; None for ``features − 1``. See `rank_within`.
+        centre: take the mean off first.
+        inner: how coefficients are stored; None stores them in the dtype of X.
+        every: calls between updates of a basis that is not pressed; in the calls between, nothing is pooled.
+        alarm: a call in which a larger share of steps reset is warned of, once.
+
+    Raises:
+        OptionError: an argument out of its range.
+
+    >>> basis, x = TrackedBasis("loop_0:mlp.down", 8, rank=2), torch.ones(6, 8)
+    >>> codec, parts = basis.encode(x)
+    >>> codec.name, parts[0].shape, basis.steps[0].reset
+    ('lowrank', torch.Size([6, 2]), True)
+    >>> basis.finish()
+    >>> _ = basis.encode(2 * x)
+    >>> basis.steps[0].reset
+    False
+    """
+
+    q: Tensor
+    mean: Tensor | None
+    calls: Tensor
+    pressed: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        features: int,
+        *,
+        fidelity: float = 0.999,
+        rank: int | None = None,
+        most: int | None = None,
+        centre: bool = False,
+        inner: Codec | None = None,
+        every: int = 1,
+        alarm: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _check("fidelity", fidelity, 0.0 < fidelity <= 1.0, "choose a number in (0, 1]")
+        _check("rank", rank, rank is None or 1 <= rank <= features, f"choose 1 to {features}, or None")
+        _check("most", most, most is None or 1 <= most <= features, f"choose 1 to {features}, or None")
+        _check("every", every, every >= 1, "choose a whole number of at least 1")
+        _check("alarm", alarm, 0.0 <= alarm <= 1.0, "choose a number in [0, 1]")
+        self.name, self.features, self.fidelity, self.rank = name, features, fidelity, rank
+        self.most = max(features - 1, 1) if most is None else most
+        self.centre, self.inner, self.every, self.alarm = centre, inner, every, alarm
+        self.register_buffer("q", torch.zeros(features, rank or 0))
+        self.register_buffer("mean", torch.zeros(features) if centre else None)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pressed", torch.ones((), dtype=torch.bool))
+        self.steps: tuple[Step, ...] = ()
+        """What each step of the call at hand did, or of the last one if none is."""
+        self._begun: _Basis | None = None
+        self._at_hand: _Basis | None = None
+        self._pools: list[_Pool] = []
+        self._pooling = False
+        self._warned = False
+
+    @property
+    def reset_rate(self) -> float:
+        """Share of the steps in `steps` that fell below the fidelity and made a fresh basis; 0 before any."""
+        return sum(step.reset for step in self.steps) / max(len(self.steps), 1)
+
+    @property
+    def centred(self) -> bool:
+        """Whether the fidelities in `steps` are centred ones."""
+        return self.centre
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[LowRank | None, tuple[Tensor, ...]]:
+        """One step.
+
+        Args:
+            x: (..., D), any float dtype, measured in float32.
+
+        Returns:
+            The codec, and the parts that it decodes: coefficients, basis and mean. Where no basis reaches the fidelity,
+            None and X itself.
+
+        Raises:
+            NonFiniteError: the fidelity is no number: X holds a NaN or an infinity, or its squares overflow. What the
+                call has pooled is dropped, and the basis is that of the call before.
+        """
+        if self._at_hand is None:
+            self._begin()
+        assert self._at_hand is not None
+        flat = subspace.flatten(x.detach())
+        measured = self._measure(flat, self._at_hand)
+        reset = measured.fidelity < self.fidelity
+        if reset:
+            measured = self._reset(flat)
+            self._pooling = True
+        exact = measured.fidelity < self.fidelity
+        self.steps = (*self.steps, Step(measured.fidelity, measured.rank, False, reset, exact))
+        self._use(flat, measured)
+        if exact:
+            return None, (x,)
+        codec = LowRank(measured.basis.q, measured.basis.mean, self.inner)
+        return codec, codec.store(measured.z, x.dtype)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """End a call: make the basis of the next one of what was pooled. Without a step since the last one, nothing."""
+        if self._begun is None:
+            return
+        self._raise_alarm(knew_nothing=not self._begun.q.any())
+        self.pressed = torch.tensor(self._is_pressed(), device=self.q.device)
+        self.calls = self.calls + 1
+        if self._pools:
+            self.q, self.mean = self._better()
+        self._forget()
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, features={self.features}, rank={self.q.shape[1]}, fidelity={self.fidelity}"
+
+    def _begin(self) -> None:
+        trusted = subspace.orthonormality_error(self.q) <= subspace.ORTHONORMALITY_LIMIT
+        self._begun = _Basis(self.q if trusted else torch.zeros_like(self.q), self.mean)
+        self._at_hand = self._begun
+        self._pooling = bool(self.pressed) or int(self.calls) % self.every == 0
+        self.steps = ()
+
+    def _forget(self) -> None:
+        self._begun = self._at_hand = None
+        self._pools = []
+
+    def _use(self, flat: Tensor, measured: _Measured) -> None:
+        self._at_hand = measured.basis
+        if not self._pooling:
+            return
+        if not self._pools or self._pools[-1].basis is not measured.basis:
+            self._pools.append(_Pool(measured.basis))
+        self._pools[-1].add(flat, measured.z)
+
+    def _measure(self, flat: Tensor, basis: _Basis) -> _Measured:
+        z = LowRank(basis.q, basis.mean).coefficients(flat)
+        total = subspace.energy(_centred(flat, basis.mean))
+        energies = z.square().sum(0)
+        ratio = torch.where(total == 0, torch.ones_like(total), energies.sum() / total)
+        # One transfer from the device.
+        fidelity, rank = torch.stack([ratio, subspace.needed_rank(energies, total, self.fidelity)]).tolist()
+        if not math.isfinite(fidelity):
+            self._refuse()
+        return _Measured(basis, z, min(fidelity, 1.0), int(rank))
+
+    def _refuse(self) -> None:
+        step = len(self.steps)
+        self._forget()
+        raise NonFiniteError(
+            f"the fidelity at step {step} is no number: the activation holds a NaN or an infinity, or overflows",
+            where=f"{self.name}, step {step}",
+            fix="look for what overflows before this step, or train with Options(memory='lean') to see where it begins",
+        )
+
+    def _reset(self, flat: Tensor) -> _Measured:
+        """A fresh basis of this activation alone, doubled until it reaches the fidelity."""
+        mean = flat.mean(0) if self.centre else None
+        centred = _centred(flat, mean)
+        width = self.rank or min(max(_FIRST_WIDTH, self.q.shape[1]), self.most)
+        while True:
+            sketch = subspace.sketch(self.features, width, self.name).to(flat.device)
+            measured = self._measure(flat, _Basis(subspace.range_finder(centred, sketch), mean))
+            if measured.fidelity >= self.fidelity or self.rank is not None or width >= self.most:
+                break
+            width = min(2 * width, self.most)
+        return self._trimmed(flat, measured) if self.rank is None else measured
+
+    def _trimmed(self, flat: Tensor, measured: _Measured) -> _Measured:
+        """The same by descending energy, without the columns that the fidelity does not need."""
+        gram = measured.z.mT @ measured.z
+        turns = torch.linalg.eigh(gram.double())[1].flip(1).float()
+        energies = (measured.z @ turns).square().sum(0)
+        total = subspace.energy(_centred(flat, measured.basis.mean))
+        rank = self._with_slack(subspace.needed_rank(energies, total, self.fidelity))
+        if measured.fidelity < self.fidelity or rank >= turns.shape[1]:
+            return measured
+        q = subspace.orthonormalise(measured.basis.q @ turns[:, :rank])
+        return self._measure(flat, _Basis(q, measured.basis.mean))
+
+    def _with_slack(self, needed: Tensor) -> int:
+        least = int(needed)
+        return min(self.most, least + max(4, math.ceil(least / 8)))
+
+    def _is_pressed(self) -> bool:
+        """Whether this call came near the threshold, or below it."""
+        used = max((1.0 - step.fidelity for step in self.steps), default=0.0)
+        return used > _PRESSED * (1.0 - self.fidelity) or any(step.reset for step in self.steps)
+
+    def _better(self) -> tuple[Tensor, Tensor | None]:
+        """Q by descending energy of all that was pooled, and the mean of its rows."""
+        q, energies = subspace.principal([(pool.y, pool.c) for pool in self._pools])
+        total = torch.stack([pool.energy for pool in self._pools]).sum()
+        width = self.rank or self._with_slack(subspace.needed_rank(energies, total, self.fidelity))
+        return self._filled(q[:, :width], width), self._pooled_mean()
+
+    def _filled(self, q: Tensor, width: int) -> Tensor:
+        """The columns that are missing at random: the next update turns them to where energy is."""
+        missing = width - q.shape[1]
+        if missing <= 0:
+            return q
+        fresh = subspace.sketch(self.features, missing, f"{self.name}:{int(self.calls)}").to(q.device)
+        return subspace.orthonormalise(torch.cat([q, fresh], dim=1))
+
+    def _pooled_mean(self) -> Tensor | None:
+        rows = sum(pool.rows for pool in self._pools)
+        if self.mean is None or not rows:
+            return self.mean
+        return torch.stack([pool.sum for pool in self._pools]).sum(0) / rows
+
+    def _raise_alarm(self, *, knew_nothing: bool) -> None:
+        if knew_nothing or self._warned or self.reset_rate <= self.alarm:
+            return
+        self._warned = True
+        _log.warning(
+            "%s: %.0f %% of %d steps made a fresh basis; the tracked one does not keep up",
+            self.name,
+            100 * self.reset_rate,
+            len(self.steps),
+            extra={"site": self.name, "reset_rate": self.reset_rate, "steps": len(self.steps)},
+        )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # New tensors: the rank may be another, and what autograd keeps must not be written into.
+        for name, buffer in list(self._buffers.items()):
+            loaded = state_dict.get(prefix + name)
+            if buffer is not None and isinstance(loaded, Tensor):
+                shape = loaded.shape if name == "q" and loaded.ndim == 2 else buffer.shape
+                self._buffers[name] = buffer.new_empty(shape)
+        self._forget()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _centred(flat: Tensor, mean: Tensor | None) -> Tensor:
+    return flat if mean is None else flat - mean
+
+
+def _check(name: str, value: object, holds: bool, fix: str) -> None:
+    if not holds:
+        raise OptionError(f"{name} is {value!r}", where=f"TrackedBasis.{name}", fix=fix)
