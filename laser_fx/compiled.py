@@ -21,8 +21,7 @@ from laser_fx.errors import InputError, NoLoopWarning, OptionError
 from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.fingerprint import Fingerprint, fingerprint
 from laser_fx.loops import LoopNest, Site
-from laser_fx.memory.fit import plan_of
-from laser_fx.memory.plan import Plan
+from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import segments_of
 from laser_fx.passes.near_miss import near_misses_of
@@ -96,7 +95,7 @@ class CompiledModel(StandIn):
     def plan(self) -> Plan | None:
         """What the latest program keeps for backward, value by value; None where no memory plan was asked for."""
         segments = segments_of(self.program.graph_module)
-        return plan_of(segments) if segments else None
+        return plan_of(segments, self.program.gradient_error) if segments else None
 
     @property
     def graph_module(self) -> fx.GraphModule:

@@ -11,7 +11,8 @@ from laser_fx.errors import OptionError
 __all__ = ["Options"]
 
 Forward = Literal["lowrank", "exact"]
-Memory = Literal["laser", "lean"]
+Memory = Literal["laser", "lean", "min"]
+Products = Literal["fastest", "eager"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,16 @@ class Options:
         forward: what evaluation graphs compute at a site. ``"lowrank"`` goes through the tracked
             basis, ``"exact"`` leaves every linear as it is. A training forward is always exact.
         memory: what training graphs save for backward. At a site, ``"laser"`` saves the coefficients
-            ``Z = XQ`` and the basis ``Q`` instead of ``X`` (arXiv 2604.17224); ``None`` saves what eager saves.
-            The other two change no gradient: ``"lean"`` saves the least bytes from which backward can make the rest
-            without a matrix product; a number in (0, 1] is a fraction of what eager saves, to be met in the least
-            time.
+            ``Z = XQ`` and the basis ``Q`` instead of ``X`` (arXiv 2604.17224); ``None`` saves what eager saves. The
+            others are plans: ``"lean"`` saves the least bytes with which a step takes at most 5 % longer than in eager;
+            ``"min"`` saves the least bytes; a number in (0, 1] is a fraction of what eager saves, to be met in the
+            least time. They are exact, unless ``approximate`` is set.
+        approximate: whether ``"min"`` and a fraction may keep values in fewer bits.
+        max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured
+            on the example inputs when the plan is made.
+        products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
+            machine, which may sum in another order than torch's, so that gradients are eager's to rounding (1e-6);
+            ``"eager"`` takes torch's: gradients of exact plans are eager's bitwise on the CPU.
         fidelity: in (0, 1]. No step uses a basis whose measured fidelity ``‖XQ‖²/‖X‖²`` is below it.
         rank: columns of every basis, or ``None`` for the least rank that meets the fidelity at each
             site on the example inputs.
@@ -48,6 +55,9 @@ class Options:
 
     forward: Forward = "lowrank"
     memory: Memory | float | None = "laser"
+    approximate: bool = False
+    max_gradient_error: float = 1e-2
+    products: Products = "fastest"
     fidelity: float = 0.999
     rank: int | None = None
     min_trip: int = 2
@@ -55,6 +65,11 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
         _check_memory(self.memory)
+        if not isinstance(self.approximate, bool):
+            raise _bad("approximate", self.approximate, "choose True or False")
+        if not _is_real(self.max_gradient_error) or not 0.0 < self.max_gradient_error < 1.0:
+            raise _bad("max_gradient_error", self.max_gradient_error, "choose a number in (0, 1)")
+        _one_of("products", self.products, get_args(Products))
         if not _is_real(self.fidelity) or not 0.0 < self.fidelity <= 1.0:
             raise _bad("fidelity", self.fidelity, "choose a number in (0, 1]")
         if self.rank is not None and (not _is_whole(self.rank) or self.rank < 1):

@@ -53,6 +53,8 @@ class Program:
         record_names: sites whose records are the last outputs of ``graph_module``.
         spectra: site → singular values (steps, D) on the example inputs, where they were measured.
         notes: what each pass did.
+        gradient_error: what the memory plan does to the gradient that is worst off, measured on the example inputs; 0.0
+            for exact plans.
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class Program:
     record_names: tuple[str, ...] = ()
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gradient_error: float = 0.0
 
     @property
     def captured(self) -> fx.GraphModule:

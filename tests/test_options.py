@@ -12,7 +12,7 @@ from laser_fx.options import Options
     ("name", "value"),
     [
         ("forward", "fast"),
-        ("memory", "min"),
+        ("memory", "most"),
         ("memory", 0.0),
         ("memory", 1.5),
         ("memory", float("nan")),

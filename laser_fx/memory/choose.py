@@ -1,67 +1,102 @@
-"""Which values of a segment are kept for backward, as a minimum cut.
+"""Which values of a segment are kept for backward, and with which codec, as a minimum cut.
 
 Every value of the forward that backward needs is kept, which costs its bytes, or made again from others that are then
 needed too, which costs time. At a price of time in bytes, the cheapest choice is a minimum cut of a network in which a
-value stands twice: as needed and as made again.
+value stands twice: as needed and as made again. A value that may be kept with several codecs costs what the cheapest
+of them costs.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from torch import fx
 
+from laser_fx.memory.codecs import Codec
+from laser_fx.memory.costs import codec_time
 from laser_fx.memory.flow import INFINITE, Network
-from laser_fx.memory.values import Values, is_product, is_random, is_view
+from laser_fx.memory.joint import form_of
+from laser_fx.memory.operators import is_random, is_view
+from laser_fx.memory.values import Values
 
-__all__ = ["choose"]
+__all__ = ["Kept", "Offers", "choose", "is_whole"]
+
+Kept = Mapping[fx.Node, Codec | None]
+"""The values that are kept, in the order of the graph, with their codecs; None for exact."""
+Offers = Mapping[str, Sequence[tuple[Codec, int]]]
+"""Name of a value → codecs that it may be kept with, each with a penalty in bytes for what it does to gradients."""
 
 _SOURCE, _SINK = "source", "sink"
 
 
 def choose(
-    values: Values, price: float, *, products: bool, pinned: AbstractSet[str] = frozenset()
-) -> tuple[fx.Node, ...]:
-    """The values to keep, in the order of the graph; all else that backward needs can be made of them.
+    values: Values, price: float, *, pinned: AbstractSet[str] = frozenset(), offers: Offers | None = None
+) -> Kept:
+    """The values to keep; all else that backward needs can be made of them.
 
     Args:
         values: of the segment.
         price: bytes that one unit of `Values.time` is worth. Zero keeps the least bytes.
-        products: whether matrix products and attention may be made again.
-        pinned: names of other values that may not.
+        pinned: names of values that may not be made again.
+        offers: codecs besides exact.
     """
+    market = _Market(values, price, offers or {})
     network = Network()
     for node in values.needed:
         network.connect(_SOURCE, _needed(node), INFINITE)
     for node in values.joint.graph.nodes:
         if node in values.forward:
-            fixed = is_random(node) or node.name in pinned or (is_product(node) and not products)
-            _connect(network, values, node, INFINITE if fixed else _cost(values, node, price))
+            fixed = is_random(node) or node.name in pinned
+            _connect(network, market, node, INFINITE if fixed else market.making(node))
     side = network.source_side(_SOURCE, _SINK)
-    return tuple(
-        node
+    return {
+        node: market.keeping(node)[1]
         for node in values.joint.graph.nodes
         if _needed(node) in side and (node.op == "placeholder" or _made(node) not in side)
-    )
+    }
 
 
-def _connect(network: Network, values: Values, node: fx.Node, cost: int) -> None:
+class _Market:
+    """What keeping a value and making it again cost, in bytes."""
+
+    def __init__(self, values: Values, price: float, offers: Offers) -> None:
+        self.values, self.price, self.offers = values, price, offers
+
+    def keeping(self, node: fx.Node) -> tuple[int, Codec | None]:
+        """The least cost, and the codec that has it."""
+        # A carry kept exactly is one tensor with the step before's; a codec makes a tensor of its own.
+        exact = self.values.share(node) if self.offers else self.values.weight(node)
+        prices = [(exact, None), *((self._with(node, codec) + tax, codec) for codec, tax in self._offers(node))]
+        return min(prices, key=lambda pair: pair[0])
+
+    def making(self, node: fx.Node) -> int:
+        if is_view(node) or node.target is operator.getitem:
+            return 0
+        return 1 + int(self.price * self.values.time(node))  # of two choices that weigh the same, the quicker one
+
+    def _offers(self, node: fx.Node) -> Sequence[tuple[Codec, int]]:
+        return self.offers.get(node.name, ())
+
+    def _with(self, node: fx.Node, codec: Codec) -> int:
+        form = form_of(node.meta["val"], False)
+        return codec.bytes(form) + int(self.price * codec_time(codec, form))
+
+
+def _connect(network: Network, market: _Market, node: fx.Node, cost: int) -> None:
     if node.op == "placeholder":
-        network.connect(_needed(node), _SINK, values.weight(node))
+        network.connect(_needed(node), _SINK, market.keeping(node)[0])
         return
-    # A part of a tuple or a view weighs what it is a part of: only that can be kept.
-    is_whole = not is_view(node) and not isinstance(node.meta.get("val"), (tuple, list))
-    network.connect(_needed(node), _made(node), values.weight(node) if is_whole else INFINITE)
+    network.connect(_needed(node), _made(node), market.keeping(node)[0] if is_whole(node) else INFINITE)
     network.connect(_made(node), _SINK, cost)
     for source in node.all_input_nodes:
         network.connect(_made(node), _needed(source), INFINITE)
 
 
-def _cost(values: Values, node: fx.Node, price: float) -> int:
-    if is_view(node) or node.target is operator.getitem:
-        return 0
-    return 1 + int(price * values.time(node))  # of two choices that weigh the same, the one that makes less again
+def is_whole(node: fx.Node) -> bool:
+    """Whether a value has a storage of its own: a part of a tuple or a view weighs what it is a part of."""
+    return not is_view(node) and not isinstance(node.meta.get("val"), (tuple, list))
 
 
 def _needed(node: fx.Node) -> tuple[str, fx.Node]:

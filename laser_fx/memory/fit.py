@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from torch import fx
-
-from laser_fx.errors import OptionError
-from laser_fx.memory.plan import Plan, PlanRow, rows_of
-from laser_fx.memory.segment import Policy, Segment
+from laser_fx.memory.choose import Kept, Offers
+from laser_fx.memory.policy import Policy, Priced
+from laser_fx.memory.segment import Segment
 from laser_fx.memory.values import Values, ancestors
 
-__all__ = ["fit", "plan_of"]
+__all__ = ["Part", "fit_budget", "fit_time", "parts_of", "totals"]
 
-_PRICES = -16.0, 16.0
+_PRICES = -24.0, 16.0
 """Logarithms of prices: at the lowest nearly everything is made again, at the highest nothing that takes time."""
 _STEP = 0.02
 _TRIED = 24
@@ -23,100 +20,118 @@ _TRIED = 24
 
 
 @dataclass
-class _Traced:
+class Part:
+    """A segment with the joint graph of the call that it ran last."""
+
     segment: Segment
     values: Values
 
-    def kept(self, policy: Policy) -> tuple[fx.Node, ...]:
+    def kept(self, policy: Policy) -> Kept:
         return policy.choose(self.values)
 
     def bytes(self, policy: Policy) -> int:
         return self.segment.times * self.values.total(self.kept(policy))
 
+    def time(self, policy: Policy) -> int:
+        return self.segment.times * self.values.planned_time(self.kept(policy))
+
     @property
     def eager_bytes(self) -> int:
-        return self.segment.times * self.values.total(self.values.kept_by_eager)
+        return self.segment.times * self.values.total(dict.fromkeys(self.values.kept_by_eager))
+
+    @property
+    def eager_time(self) -> int:
+        return self.segment.times * self.values.eager_time
 
 
-def fit(segments: Sequence[Segment], memory: Literal["lean"] | float) -> None:
-    """Give the segments a policy. They ran once, so that they know the forms of their inputs.
+def parts_of(segments: Sequence[Segment]) -> list[Part]:
+    """The segments that ran; a call on tensors without data is enough."""
+    return [Part(s, s.values(s.latest)) for s in segments if s.latest is not None]
+
+
+def totals(parts: Sequence[Part], policies: Sequence[Policy]) -> int:
+    """Bytes that the parts keep."""
+    return sum(part.bytes(policy) for part, policy in zip(parts, policies, strict=True))
+
+
+def fit_time(parts: Sequence[Part], overhead: float, elsewhere: int) -> list[Policy]:
+    """The least bytes with which a step takes at most so much longer than in eager.
 
     Args:
-        memory: ``"lean"``: the least bytes without making a product again; a number: little time within this
-            fraction of what eager keeps.
-
-    Raises:
-        OptionError: the fraction is below what exact plans reach.
+        parts: of the call.
+        overhead: 0.05 for a twentieth longer.
+        elsewhere: nanoseconds of what is in no segment.
     """
-    if memory == "lean":
-        return  # as they are made
-    traced = _trace(segments)
-    budget = int(memory * sum(part.eager_bytes for part in traced))
-    policy = _within(traced, memory, budget)
-    for segment in segments:
-        segment.policy = policy
-    _spend(traced, budget)
+    limit = elsewhere * overhead + (1 + overhead) * sum(part.eager_time for part in parts)
+
+    def is_late(price: float) -> bool:
+        return sum(part.time(Priced(price)) for part in parts) > limit
+
+    return [Priced(_first(is_late))] * len(parts)
 
 
-def plan_of(segments: Sequence[Segment]) -> Plan:
-    """What the segments keep of the call that they ran last."""
-    rows: list[PlanRow] = []
-    before = after = 0
-    for part in _trace(segments):
-        kept = part.kept(part.segment.policy)
-        rows.extend(rows_of(part.segment.name, part.segment.times, part.values, kept))
-        before += part.eager_bytes
-        after += part.segment.times * part.values.total(kept)
-    return Plan(tuple(rows), before, after)
+def fit_budget(parts: Sequence[Part], budget: int, offers: Sequence[Offers] = ()) -> list[Policy] | None:
+    """Little time within so many bytes; None where they are too few.
+
+    Args:
+        parts: of the call.
+        budget: bytes.
+        offers: for each part, codecs that its values may be kept with besides exactly; none are offered by default.
+    """
+    bases = [Priced(offers=offer) for offer in offers or [{}] * len(parts)]
+
+    def at(price: float) -> list[Priced]:
+        return [replace(base, price=price) for base in bases]
+
+    def is_within(price: float) -> bool:
+        return totals(parts, at(price)) <= budget
+
+    if not is_within(0.0):
+        return None
+    price = _last(is_within)
+    return list(_spend(parts, at(price), budget))
 
 
-def _trace(segments: Sequence[Segment]) -> list[_Traced]:
-    return [_Traced(s, s.values(s.latest)) for s in segments if s.latest is not None]
+def _last(holds: Callable[[float], bool]) -> float:
+    """The highest price up to which something holds, zero if for none but that."""
+    return _bisect(holds)[0]
 
 
-def _within(traced: Sequence[_Traced], fraction: float, budget: int) -> Policy:
-    """The highest price of time, and so the least time, at which the segments stay within the budget."""
-    best = Policy(0.0, products=True)
-    minimum = _bytes(traced, best)
-    if minimum > budget:
-        least = minimum / sum(part.eager_bytes for part in traced)
-        raise OptionError(
-            f"memory is {fraction:g}, and exact plans keep at least {least:.4f} of what eager keeps",
-            where="Options.memory",
-            fix=f"choose at least {least + 1e-4:.4f}, or 'lean'",
-        )
+def _first(fails: Callable[[float], bool]) -> float:
+    """The lowest price from which on something does not hold."""
+    return 0.0 if not fails(0.0) else _bisect(fails)[1]
+
+
+def _bisect(holds: Callable[[float], bool]) -> tuple[float, float]:
+    """Two prices side by side, of which it holds at the first alone."""
     low, high = _PRICES
+    least = 0.0
     while high - low > _STEP:
         middle = (low + high) / 2
-        policy = Policy(2.0**middle, products=True)
-        if _bytes(traced, policy) <= budget:
-            best, low = policy, middle
+        if holds(2.0**middle):
+            low = middle
+            least = 2.0**middle
         else:
             high = middle
-    return best
+    return least, 2.0**high
 
 
-def _spend(traced: Sequence[_Traced], budget: int) -> None:
+def _spend(parts: Sequence[Part], policies: list[Priced], budget: int) -> list[Priced]:
     """Use what is left of the budget: keep values that would be made again, the dearest first.
 
     Between two prices at which all choices are best there may be a wide gap in bytes.
     """
-    used = {id(part): part.bytes(part.segment.policy) for part in traced}
-    for part in traced:
-        for name in _made_again(part):
-            policy = part.segment.policy
-            trial = replace(policy, pinned=policy.pinned | {name})
+    used = [part.bytes(policy) for part, policy in zip(parts, policies, strict=True)]
+    for place, part in enumerate(parts):
+        for name in _made_again(part, policies[place]):
+            trial = replace(policies[place], pinned=policies[place].pinned | {name})
             size = part.bytes(trial)
-            if sum(used.values()) - used[id(part)] + size <= budget:
-                part.segment.policy, used[id(part)] = trial, size
+            if sum(used) - used[place] + size <= budget:
+                policies[place], used[place] = trial, size
+    return policies
 
 
-def _made_again(part: _Traced) -> list[str]:
-    kept = set(part.kept(part.segment.policy))
-    again = ancestors(part.values.needed, kept) & part.values.forward
+def _made_again(part: Part, policy: Policy) -> list[str]:
+    again = ancestors(part.values.needed, set(part.kept(policy))) & part.values.forward
     dear = sorted(again, key=lambda node: (-part.values.time(node), node.name))
     return [node.name for node in dear if part.values.time(node)][:_TRIED]
-
-
-def _bytes(traced: Sequence[_Traced], policy: Policy) -> int:
-    return sum(part.bytes(policy) for part in traced)

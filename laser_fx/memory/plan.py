@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
-from laser_fx.memory.values import Values, size
+from laser_fx.memory.choose import Kept
+from laser_fx.memory.costs import codec_time
+from laser_fx.memory.fit import Part, parts_of
+from laser_fx.memory.joint import form_of
+from laser_fx.memory.operators import size
+from laser_fx.memory.segment import Segment
+from laser_fx.memory.values import Values
 
-__all__ = ["Plan", "PlanRow", "rows_of"]
+__all__ = ["Plan", "PlanRow", "plan_of"]
 
-_WIDTH = 120
+_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -27,18 +32,25 @@ class PlanRow:
         value: its name in the traced graph of the body.
         operator: what makes it, or ``input``.
         shape: its sizes.
-        codec: ``"exact"`` where it is kept, ``"recompute"`` where backward makes it again.
+        codec: ``"exact"`` where it is kept, ``"recompute"`` where backward makes it again, else the name of a codec of
+            `laser_fx.memory.codecs`.
         before: bytes that eager keeps of it, over all steps.
         after: bytes that the plan keeps of it, over all steps.
+        time: seconds that making it again, or encoding and decoding it, takes over all steps, as measured on this
+            machine for each operator by itself.
+        error: relative error of the worst parameter's gradient when this value alone is kept so, as measured on the
+            example inputs; None where that was not asked for, 0.0 for exact ones.
     """
 
     segment: str
     value: str
     operator: str
     shape: tuple[int, ...]
-    codec: Literal["exact", "recompute"]
+    codec: str
     before: int
     after: int
+    time: float = 0.0
+    error: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class Plan:
         rows: every value that eager or the plan keeps.
         before: bytes in eager.
         after: bytes under the plan.
+        error: relative error of the worst parameter's gradient under the plan, as measured on the example inputs; 0.0
+            for exact plans, None where it was not measured.
 
     >>> row = PlanRow("loop_0", "silu", "aten.silu", (2, 8), "recompute", 640, 0)
     >>> plan = Plan((row,), 1000, 360)
@@ -59,13 +73,14 @@ class Plan:
     0.36
     >>> print(plan)
     360 B of 1000 B kept for backward: 36 %
-    segment  value  operator   shape  codec      before  after
-    loop_0   silu   aten.silu  2 × 8  recompute   640 B    0 B
+    segment  value  operator   shape  codec      before  after    time  error
+    loop_0   silu   aten.silu  2 × 8  recompute   640 B    0 B  0.0 ms      0
     """
 
     rows: tuple[PlanRow, ...]
     before: int
     after: int
+    error: float | None = 0.0
 
     @property
     def fraction(self) -> float:
@@ -76,17 +91,25 @@ class Plan:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for title in ("segment", "value", "operator", "shape", "codec"):
             table.add_column(title)
-        for title in ("before", "after"):
+        for title in ("before", "after", "time", "error"):
             table.add_column(title, justify="right")
         for row in self.rows:
             sizes = " × ".join(map(str, row.shape))
-            numbers = (bytes_(row.before), bytes_(row.after))
+            numbers = (bytes_(row.before), bytes_(row.after), f"{1e3 * row.time:.1f} ms", _error(row.error))
             table.add_row(row.segment, row.value, row.operator, sizes, row.codec, *numbers)
         buffer = io.StringIO()
         console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
-        console.print(f"{bytes_(self.after)} of {bytes_(self.before)} kept for backward: {100 * self.fraction:.0f} %")
+        console.print(self._headline())
         console.print(table)
         return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+    def _headline(self) -> str:
+        kept = f"{bytes_(self.after)} of {bytes_(self.before)} kept for backward: {100 * self.fraction:.3g} %"
+        return f"{kept}, gradients off by {_error(self.error)}" if self.error else kept
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}" if value else "0"
 
 
 def bytes_(value: int) -> str:
@@ -101,21 +124,48 @@ def bytes_(value: int) -> str:
     return f"{amount:.0f} B" if units[0] == "B" else f"{amount:.2f} {units[0]}"
 
 
-def rows_of(segment: str, times: int, values: Values, kept: Sequence[fx.Node]) -> Iterator[PlanRow]:
-    """The rows of one segment that runs so often."""
-    before, after = set(values.kept_by_eager), set(kept)
+def plan_of(segments: Sequence[Segment], error: float | None = 0.0) -> Plan:
+    """What the segments keep of the call that they ran last.
+
+    Args:
+        segments: of one training graph.
+        error: of the gradients, as measured when the plan was made.
+    """
+    rows: list[PlanRow] = []
+    before = after = 0
+    for part in parts_of(segments):
+        kept = part.kept(part.segment.policy)
+        rows.extend(_rows(part, kept))
+        before += part.eager_bytes
+        after += part.segment.times * part.values.total(kept)
+    return Plan(tuple(rows), before, after, error)
+
+
+def _rows(part: Part, kept: Kept) -> Iterator[PlanRow]:
+    values, times, errors = part.values, part.segment.times, part.segment.errors
+    before = set(values.kept_by_eager)
     for node in values.joint.graph.nodes:
         weight = times * values.share(node)
-        if node in before | after and weight:
+        if (node in before or node in kept) and (weight or kept.get(node)):
+            codec = kept.get(node)
             yield PlanRow(
-                segment=segment,
+                segment=part.segment.name,
                 value=node.name,
                 operator="input" if node.op == "placeholder" else str(node.target).removesuffix(".default"),
                 shape=_shape(node),
-                codec="exact" if node in after else "recompute",
+                codec="recompute" if node not in kept else codec.name if codec else "exact",
                 before=weight if node in before else 0,
-                after=weight if node in after else 0,
+                after=times * values.kept_bytes(node, codec) if node in kept else 0,
+                time=times * 1e-9 * _time(values, node, kept),
+                error=errors.get(node.name) if codec else 0.0,
             )
+
+
+def _time(values: Values, node: fx.Node, kept: Kept) -> int:
+    if node not in kept:
+        return values.time(node)
+    codec = kept[node]
+    return codec_time(codec, form_of(node.meta["val"], False)) if codec else 0
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -7,43 +7,29 @@ that hooks on saved tensors see it, and what changed in between is refused as in
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from laser_fx.errors import InputError
-from laser_fx.memory.choose import choose
 from laser_fx.memory.joint import Form, form_of, trace_joint
+from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.split import Split, split
 from laser_fx.memory.values import Keep, Values
 
-__all__ = ["Policy", "Segment"]
+__all__ = ["Segment"]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _FORMS = 32
 """Cuts that a segment remembers, one for every form of its inputs."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How a cut is chosen.
-
-    Args:
-        price: bytes that a unit of `laser_fx.memory.values.Values.time` is worth.
-        products: whether matrix products and attention may be made again.
-        pinned: names of values that are not made again.
-    """
-
-    price: float = 0.0
-    products: bool = False
-    pinned: frozenset[str] = frozenset()
-
-    def choose(self, values: Values) -> tuple[fx.Node, ...]:
-        """What is kept under this policy; see `laser_fx.memory.choose.choose`."""
-        return choose(values, self.price, products=self.products, pinned=self.pinned)
+_GRAPHS = 4
+"""Joint graphs that it remembers."""
 
 
 class Segment(nn.Module):
@@ -60,6 +46,11 @@ class Segment(nn.Module):
         trips: steps of the loop it is in.
         times: how often it runs in one call of the model.
         autocast: the dtype that autocast computes in, None when it is off.
+        fastest: whether products of backward take the fastest kernel, see `laser_fx.memory.products`.
+
+    Attributes:
+        latest: forms of the inputs of the last call.
+        errors: name of a value → what keeping it as the policy says does to the gradients, by itself, where measured.
     """
 
     graph: fx.GraphModule
@@ -73,13 +64,26 @@ class Segment(nn.Module):
         trips: int,
         times: int,
         autocast: torch.dtype | None,
+        fastest: bool,
     ) -> None:
         super().__init__()
         self.name, self.graph, self.keeps, self.carried = name, graph, keeps, carried
-        self.trips, self.times, self.autocast = trips, times, autocast
-        self.policy = Policy()
+        self.trips, self.times, self.autocast, self.fastest = trips, times, autocast, fastest
         self.latest: tuple[Any, ...] | None = None
+        self.errors: dict[str, float] = {}
+        self._policy: Policy = Priced()
         self._splits: OrderedDict[tuple[Any, ...], Split] = OrderedDict()
+        self._values: OrderedDict[tuple[Any, ...], Values] = OrderedDict()
+
+    @property
+    def policy(self) -> Policy:
+        """How its cuts are chosen."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._splits.clear()
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
         asks = [isinstance(value, Tensor) and value.requires_grad for value in inputs]
@@ -93,10 +97,9 @@ class Segment(nn.Module):
         )
         return outputs
 
-    def values(self, forms: Sequence[Any]) -> Values:
+    def values(self, forms: tuple[Any, ...]) -> Values:
         """What a choice for inputs of these forms has to know."""
-        joint = trace_joint(self.graph, forms, self.autocast)
-        return Values(joint, self.keeps, self.trips, [joint.outputs[place] for place in self.carried])
+        return _remembered(self._values, forms, self._trace, _GRAPHS)
 
     def extra_repr(self) -> str:
         return f"{self.name}, times={self.times}"
@@ -107,12 +110,25 @@ class Segment(nn.Module):
         return tuple([form_of(value, want) for value, want in zip(inputs, wanted, strict=True)])
 
     def _split(self, forms: tuple[Any, ...]) -> Split:
-        if forms not in self._splits:
-            values = self.values(forms)
-            self._splits[forms] = split(values, self.policy.choose(values))
-            if len(self._splits) > _FORMS:
-                self._splits.popitem(last=False)
-        return self._splits[forms]
+        return _remembered(self._splits, forms, self._cut, _FORMS)
+
+    def _cut(self, forms: tuple[Any, ...]) -> Split:
+        values = self.values(forms)
+        return split(values, self.policy.choose(values))
+
+    def _trace(self, forms: tuple[Any, ...]) -> Values:
+        joint = trace_joint(self.graph, forms, self.autocast)
+        carried = [joint.outputs[place] for place in self.carried]
+        return Values(joint, self.keeps, self.trips, carried, fastest=self.fastest)
+
+
+def _remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V], limit: int) -> V:
+    """What was made for a key before, or is made now; only the latest ones made are remembered."""
+    if key not in known:
+        known[key] = make(key)
+        if len(known) > limit:
+            known.popitem(last=False)
+    return known[key]
 
 
 class _Cut(torch.autograd.Function):
@@ -126,7 +142,9 @@ class _Cut(torch.autograd.Function):
         with _no_autocast(tensors):
             results = cut.forward(*tensors)
         count = len(cut.differentiable)
-        ctx.save_for_backward(*[inputs[place] for place in cut.kept_inputs], *results[count:])
+        kept = [*[inputs[place] for place in cut.kept_inputs], *results[count:]]
+        ctx.layout, saved = _encoded(cut, kept)
+        ctx.save_for_backward(*saved)
         outputs = _distinct(results[:count], cut.differentiable)
         ctx.mark_non_differentiable(*[o for o, reached in zip(outputs, cut.differentiable, strict=True) if not reached])
         return tuple(outputs)
@@ -142,13 +160,34 @@ class _Cut(torch.autograd.Function):
         cut: Split = ctx.cut
         given = [g for g, reached in zip(gradients, cut.differentiable, strict=True) if reached]
         there = {place for place, gradient in enumerate(given) if gradient is not None}
-        kept = ctx.saved_tensors
+        kept = _decoded(cut, ctx.layout, ctx.saved_tensors)
         with _no_autocast(kept or [g for g in given if g is not None]):
             found = cut.backward(*kept, *[_fit(g, form) for g, form in zip(given, cut.tangents, strict=True)])
         results: list[Tensor | None] = [None] * ctx.inputs
         for (place, sources), gradient in zip(cut.wanted, found, strict=True):
             results[place] = gradient if sources & there else None  # as in eager: no gradient is not zero
         return None, None, *results
+
+
+def _encoded(cut: Split, kept: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
+    """How many tensors each kept value is stored in, and these tensors."""
+    layout: list[int] = []
+    saved: list[Tensor] = []
+    for value, codec in zip(kept, cut.codecs, strict=True):
+        parts = (value,) if codec is None else codec.encode(value.detach())
+        layout.append(len(parts))
+        saved.extend(parts)
+    return layout, saved
+
+
+def _decoded(cut: Split, layout: Sequence[int], saved: Sequence[Tensor]) -> list[Tensor]:
+    """The kept values, as nearly as they were stored."""
+    left = iter(saved)
+    stored = [tuple(islice(left, count)) for count in layout]
+    return [
+        parts[0] if codec is None else codec.decode(parts, form)
+        for parts, codec, form in zip(stored, cut.codecs, cut.forms, strict=True)
+    ]
 
 
 def _no_autocast(tensors: Sequence[Tensor]) -> torch.autocast:

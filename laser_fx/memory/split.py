@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
+from laser_fx.memory.codecs import Codec
 from laser_fx.memory.joint import Form, Joint, form_of
-from laser_fx.memory.values import Values, ancestors, is_random
+from laser_fx.memory.operators import is_random
+from laser_fx.memory.products import use_fastest
+from laser_fx.memory.values import Values, ancestors
 from laser_fx.nodes import placeholder
 
 __all__ = ["Split", "split"]
@@ -23,6 +26,8 @@ class Split:
         forward: inputs that are tensors → outputs, then the values that are kept and are no inputs.
         backward: kept inputs, kept values, then the gradients of the differentiable outputs → gradients of the inputs.
         kept_inputs: places of the kept inputs among all inputs.
+        codecs: of the kept inputs and values, in that order; None for exact.
+        forms: of the kept inputs and values.
         tensors: places of the inputs that are tensors.
         differentiable: for each output whether a gradient reaches it.
         tangents: the form of each gradient that backward takes.
@@ -32,18 +37,20 @@ class Split:
     forward: fx.GraphModule
     backward: fx.GraphModule
     kept_inputs: tuple[int, ...]
+    codecs: tuple[Codec | None, ...]
+    forms: tuple[Form, ...]
     tensors: tuple[int, ...]
     differentiable: tuple[bool, ...]
     tangents: tuple[Form, ...]
     wanted: tuple[tuple[int, frozenset[int]], ...]
 
 
-def split(values: Values, kept: Sequence[fx.Node]) -> Split:
+def split(values: Values, kept: Mapping[fx.Node, Codec | None]) -> Split:
     """Cut along the values that are kept.
 
     Args:
         values: of the joint graph.
-        kept: what backward gets; everything else that it needs can be made of these.
+        kept: what backward gets, with codecs; everything else that it needs can be made of these.
     """
     joint = values.joint
     made = [node for node in kept if node.op != "placeholder"]
@@ -52,9 +59,15 @@ def split(values: Values, kept: Sequence[fx.Node]) -> Split:
     # All that is random is drawn in the forward, and as often as in eager.
     drawn = [node for node in joint.graph.nodes if is_random(node)]
     gradients = [(place, node) for place, node in enumerate(joint.gradients) if node is not None]
+    backward = _part(values, [*given, *made, *joint.tangents], [node for _, node in gradients], (), "Backward")
+    if values.fastest:
+        use_fastest(backward.graph)
+        backward.recompile()
     return Split(
         forward=_part(values, holders, [*joint.outputs, *made], drawn, "Forward"),
-        backward=_part(values, [*given, *made, *joint.tangents], [node for _, node in gradients], (), "Backward"),
+        backward=backward,
+        codecs=tuple(kept[node] for node in (*given, *made)),
+        forms=tuple(form_of(node.meta["val"], False) for node in (*given, *made)),
         kept_inputs=tuple(joint.inputs.index(node) for node in given),
         tensors=tuple(place for place, node in enumerate(joint.inputs) if node is not None),
         differentiable=joint.differentiable,

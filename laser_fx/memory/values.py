@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor, fx
-from torch.utils.flop_counter import flop_registry
+from torch import fx
 
-from laser_fx.memory.joint import Joint
+from laser_fx.memory.codecs import Codec
+from laser_fx.memory.costs import nanoseconds
+from laser_fx.memory.joint import Joint, form_of
+from laser_fx.memory.operators import is_random, is_view, size
 
-__all__ = ["Keep", "Values", "ancestors", "is_product", "is_random", "is_view", "size"]
+__all__ = ["Keep", "Values", "ancestors"]
 
 Keep = Literal["free", "carry", "once", "each"]
 """What keeping an input costs: nothing, what the carry costs at every step, its bytes once a loop, or at every step."""
-
-FLOPS_PER_BYTE = 8
-"""Operations that take the time of moving one byte; between that of a CPU core (4) and that of a GPU in fp32 (16)."""
-
-_SHARES_STORAGE = {torch.ops.aten._unsafe_view.default}
 
 
 class Values:
@@ -34,10 +30,19 @@ class Values:
         trips: steps of the loop that the segment is the body of.
         carried: for each input that is a carry the output that the next step gets there. The two are one tensor, and
             a step needs its carry in nearly every choice: keeping either is free in comparisons, and counted in totals.
+        fastest: whether products of backward take the fastest kernel.
     """
 
-    def __init__(self, joint: Joint, keeps: Sequence[Keep], trips: int, carried: Sequence[fx.Node] = ()) -> None:
-        self.joint, self._trips = joint, trips
+    def __init__(
+        self,
+        joint: Joint,
+        keeps: Sequence[Keep],
+        trips: int,
+        carried: Sequence[fx.Node] = (),
+        *,
+        fastest: bool = False,
+    ) -> None:
+        self.joint, self.fastest, self._trips = joint, fastest, trips
         self._keeps = {node: keep for node, keep in zip(joint.inputs, keeps, strict=True) if node is not None}
         held = [node for node, keep in self._keeps.items() if keep == "carry"]
         self._carries = list(zip(held, (self.base(node) for node in carried), strict=True))
@@ -80,18 +85,34 @@ class Values:
         """Bytes that keeping a value costs at one step."""
         return size(node) if node in self._carried else self.weight(node)
 
-    def total(self, kept: Iterable[fx.Node]) -> int:
+    def total(self, kept: Mapping[fx.Node, Codec | None]) -> int:
         """Bytes that keeping these costs at one step; a carry that goes in and the one that comes out are one."""
-        nodes = set(kept)
-        carries = sum(size(held) for held, following in self._carries if held in nodes or following in nodes)
-        return carries + sum(self.weight(node) for node in nodes)
+        exact = {node for node, codec in kept.items() if codec is None}
+        carries = sum(size(held) for held, following in self._carries if held in exact or following in exact)
+        return carries + sum(self.weight(node) for node in exact) + sum(map(self._encoded, kept.items()))
+
+    def kept_bytes(self, node: fx.Node, codec: Codec | None) -> int:
+        """Bytes that keeping a value costs at one step."""
+        return self.share(node) if codec is None else self._encoded((node, codec))
+
+    def _encoded(self, entry: tuple[fx.Node, Codec | None]) -> int:
+        node, codec = entry
+        return codec.bytes(form_of(node.meta["val"], False)) if codec is not None else 0
 
     def time(self, node: fx.Node) -> int:
-        """What making a value again costs, in bytes moved; 0 for views."""
-        if node.target is operator.getitem or is_view(node):
-            return 0
-        moved = size(node) + sum(size(source) for source in node.all_input_nodes)
-        return moved + flops(node) // FLOPS_PER_BYTE
+        """What making a value again in backward takes, in nanoseconds; 0 for views."""
+        return nanoseconds(node, fastest=self.fastest)
+
+    @cached_property
+    def eager_time(self) -> int:
+        """What forward and backward of one step take in eager, in nanoseconds."""
+        return sum(nanoseconds(node, fastest=False) for node in self.joint.graph.nodes)
+
+    def planned_time(self, kept: Iterable[fx.Node]) -> int:
+        """What they take where these are kept, besides encoding and decoding them."""
+        again = ancestors(self.needed, set(kept)) & self.forward
+        once = sum(nanoseconds(n, fastest=self.fastest and n not in self.forward) for n in self.joint.graph.nodes)
+        return once + sum(self.time(node) for node in again)
 
 
 def ancestors(nodes: Iterable[fx.Node], known: AbstractSet[fx.Node] = frozenset()) -> set[fx.Node]:
@@ -103,56 +124,3 @@ def ancestors(nodes: Iterable[fx.Node], known: AbstractSet[fx.Node] = frozenset(
         seen.update(new)
         waiting.extend(new)
     return seen
-
-
-def size(node: fx.Node) -> int:
-    """Bytes of a value, of all parts of a tuple."""
-    value = node.meta.get("val")
-    parts = value if isinstance(value, (tuple, list)) else (value,)
-    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
-
-
-def is_view(node: fx.Node) -> bool:
-    """Whether a value is in the storage of the first one that it is made of."""
-    if node.target is operator.getitem:
-        return is_view(node.all_input_nodes[0])
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    return node.target in _SHARES_STORAGE or any(r.alias_info is not None for r in node.target._schema.returns)
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether the operator draws random numbers; attention that drops nothing draws none."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    places = [place for place, argument in enumerate(target._schema.arguments) if argument.name == "dropout_p"]
-    return not any(_argument(node, place) == 0 for place in places)
-
-
-def _argument(node: fx.Node, place: int) -> Any:
-    """What an operator is called with at a place of its schema."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    argument = node.target._schema.arguments[place]
-    return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
-
-
-def is_product(node: fx.Node) -> bool:
-    """Whether the operator is a matrix product, a convolution or attention, or is not one of torch's."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return target.overloadpacket in flop_registry or target.namespace != "aten" or "attention" in str(target)
-
-
-def flops(node: fx.Node) -> int:
-    """Floating-point operations of a product; attention that nobody counts is taken for two products."""
-    formula = flop_registry.get(getattr(node.target, "overloadpacket", None))
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta.get("val"))
-    if formula is not None:
-        return int(formula(*args, **kwargs, out_val=node.meta["val"]))
-    return _attention_flops(*args[:2]) if "attention" in str(node.target) else 0
-
-
-def _attention_flops(query: Any, key: Any) -> int:
-    return 4 * int(query.numel()) * int(key.shape[-2])

@@ -41,14 +41,23 @@ class _Level:
     times: int = 1
 
 
-def cut_segments(rolled: fx.GraphModule, autocast: torch.dtype | None) -> fx.GraphModule:
+@dataclass(frozen=True)
+class _Kernels:
+    """What all segments compute with."""
+
+    autocast: torch.dtype | None
+    fastest: bool
+
+
+def cut_segments(rolled: fx.GraphModule, autocast: torch.dtype | None, *, fastest: bool = False) -> fx.GraphModule:
     """A new graph, with every part that runs with gradients in a `Segment`.
 
     Args:
         rolled: an exact rolled graph.
         autocast: the dtype that autocast computes in, None when it is off.
+        fastest: whether products of backward take the fastest kernel.
     """
-    return _Cutter(_Level("top", rolled, {}), autocast).run()
+    return _Cutter(_Level("top", rolled, {}), _Kernels(autocast, fastest)).run()
 
 
 def segments_of(graph_module: fx.GraphModule) -> tuple[Segment, ...]:
@@ -59,8 +68,8 @@ def segments_of(graph_module: fx.GraphModule) -> tuple[Segment, ...]:
 class _Cutter:
     """Copies one level, moving runs of nodes into segments."""
 
-    def __init__(self, level: _Level, autocast: torch.dtype | None) -> None:
-        self.level, self.autocast = level, autocast
+    def __init__(self, level: _Level, kernels: _Kernels) -> None:
+        self.level, self.kernels = level, kernels
         self.graph = fx.Graph()
         self.root = torch.nn.Module()
         self.copies: dict[fx.Node, fx.Node] = {}
@@ -83,7 +92,7 @@ class _Cutter:
         if loop is None:
             return
         if node.meta[GRAD_ENABLED]:
-            loop = loop.changed(body=_Cutter(self._inside(node, loop), self.autocast).run())
+            loop = loop.changed(body=_Cutter(self._inside(node, loop), self.kernels).run())
         self.root.add_module(str(node.target), loop)
 
     def _inside(self, call: fx.Node, loop: Any) -> _Level:
@@ -133,7 +142,8 @@ class _Cutter:
         name = f"{self.level.name}#{self.count}" if self.count else self.level.name
         self.count += 1
         module = finish(torch.nn.Module(), graph, "Segment")
-        return Segment(name, module, keeps, carried, self.level.trips, self.level.times, self.autocast)
+        runs = self.level.trips, self.level.times
+        return Segment(name, module, keeps, carried, *runs, self.kernels.autocast, self.kernels.fastest)
 
     def _prices(self, given: Sequence[fx.Node], results: Sequence[fx.Node]) -> tuple[tuple[Keep, ...], tuple[int, ...]]:
         """What keeping each input costs, and the places of the outputs that are carries of the next step.

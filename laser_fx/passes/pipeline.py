@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laser_fx import subspace
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
-from laser_fx.loops import Loop, LoopNest, Site
-from laser_fx.memory.fit import fit
+from laser_fx.loops import LoopNest, Site
 from laser_fx.nodes import code_line
 from laser_fx.options import Options
-from laser_fx.passes.cut_segments import cut_segments, segments_of
 from laser_fx.passes.find_sites import PlacedSite, find_sites
-from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
+from laser_fx.passes.memory_plan import plan_memory
+from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.passes.normalise import View, normalise
 from laser_fx.passes.roll import Door, roll
 from laser_fx.passes.sharing import saved_elsewhere
@@ -55,28 +52,12 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
 
 def _finish(program: Program) -> Program:
     """A rolled program with what its options ask for."""
-    use, memory = _use(program), program.options.memory
+    use = _use(program)
     if use is not None:
         return _track(program, use)
-    if memory is None or memory == "laser" or not program.mode.grad_enabled or not program.nest:
+    if program.options.memory in (None, "laser") or not program.mode.grad_enabled or not program.nest:
         return program
-    return _plan(program, memory)
-
-
-def _plan(program: Program, memory: Literal["lean"] | float) -> Program:
-    """Cut the training graph under the plan that its options ask for."""
-    planned = cut_segments(program.rolled, program.mode.autocast)
-    rehearse(program, planned)
-    fit(segments_of(planned), memory)
-    return replace(program, graph_module=planned, nest=_with_bodies(program.nest, planned))
-
-
-def rehearse(program: Program, planned: fx.GraphModule) -> None:
-    """Run a graph on tensors without data, as large as the example inputs: its segments see the forms of theirs."""
-    with FakeTensorMode() as mode:
-        tensors = [mode.from_tensor(t) for t in program.arguments(planned, program.example_inputs)]
-        with torch.set_grad_enabled(program.mode.grad_enabled):
-            planned(*tensors)
+    return plan_memory(program)
 
 
 def _refuse_mutation(captured: Captured) -> None:
@@ -110,7 +91,7 @@ def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) ->
         as_captured,
         rolled=rolled.graph_module,
         graph_module=rolled.graph_module,
-        nest=_with_bodies(rolled.nest, rolled.graph_module),
+        nest=with_bodies(rolled.nest, rolled.graph_module),
         certificate=rolled.certificate,
         sites=tuple(p.site for p in find_sites(rolled.graph_module, captured.states)),
         notes=rolled.notes,
@@ -150,7 +131,7 @@ def retrack(program: Program, options: Options) -> Program:
     plain = replace(
         program,
         graph_module=program.rolled,
-        nest=_with_bodies(program.nest, program.rolled),
+        nest=with_bodies(program.nest, program.rolled),
         options=options,
         constants={},
         record_names=(),
@@ -174,7 +155,7 @@ def _track(program: Program, use: Use) -> Program:
     return replace(
         program,
         graph_module=tracked.graph_module,
-        nest=_with_bodies(program.nest, tracked.graph_module),
+        nest=with_bodies(program.nest, tracked.graph_module),
         sites=tuple(p.site for p in ranked),
         constants=_constants(tracked.graph_module, tracked.constants, program.options),
         record_names=tracked.records,
@@ -221,24 +202,6 @@ def _constants(graph_module: fx.GraphModule, names: Sequence[str], options: Opti
         else:
             made[name] = subspace.sketch(value.shape[0], value.shape[1], name).to(value.device)
     return made
-
-
-def _with_bodies(nest: LoopNest, graph_module: fx.GraphModule) -> LoopNest:
-    """The nest, with each loop's body as it stands in ``graph_module``."""
-    bodies: dict[str, fx.GraphModule] = {}
-
-    def collect(level: fx.GraphModule) -> None:
-        for node in level.graph.nodes:
-            loop = rolled_loop(level, node)
-            if loop is not None:
-                bodies[loop.name] = loop.body
-                collect(loop.body)
-
-    def attach(loop: Loop) -> Loop:
-        return replace(loop, body=bodies[loop.name], children=tuple(attach(child) for child in loop.children))
-
-    collect(graph_module)
-    return LoopNest(tuple(attach(loop) for loop in nest.loops))
 
 
 def _identities(model: nn.Module, captured: Captured) -> dict[str, Hashable]:

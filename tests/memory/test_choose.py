@@ -26,9 +26,10 @@ def swiglu(x: Tensor, weight: Tensor) -> tuple[Tensor]:
     return (torch.nn.functional.silu(gate) * up,)
 
 
-def test_pointwise_results_are_made_again_and_the_product_is_kept() -> None:
+def test_pointwise_results_are_made_again_and_a_pinned_product_is_kept() -> None:
     values = values_of(swiglu, torch.randn(64, 4), torch.randn(16, 4))
-    made = [node for node in choose(values, 0.0, products=False) if node.op != "placeholder"]
+    products = {node.name for node in values.forward if node.target is torch.ops.aten.mm.default}
+    made = [node for node in choose(values, 0.0, pinned=products) if node.op != "placeholder"]
     assert [str(node.target) for node in made] == ["aten.mm.default"]
 
 
@@ -39,7 +40,7 @@ def test_an_output_that_backward_does_not_read_is_not_kept() -> None:
 
 def test_under_a_tight_budget_the_product_is_made_again_too() -> None:
     values = values_of(swiglu, torch.randn(64, 4), torch.randn(16, 4))
-    kept = choose(values, 0.0, products=True)
+    kept = choose(values, 0.0)
     assert all(node.op == "placeholder" for node in kept)
 
 
@@ -50,12 +51,12 @@ def test_attention_that_drops_nothing_is_made_again() -> None:
 
     values = values_of(attention, torch.randn(2, 2, 8, 4))
     assert values.joint.outputs[0] in values.needed
-    assert values.joint.outputs[0] not in choose(values, 0.0, products=True)
+    assert values.joint.outputs[0] not in choose(values, 0.0)
 
 
 def test_where_time_is_dear_nothing_is_made_again() -> None:
     values = values_of(swiglu, torch.randn(64, 4), torch.randn(16, 4))
-    kept = set(choose(values, 2.0**16, products=True))
+    kept = set(choose(values, 2.0**16))
     assert not [node for node in ancestors(values.needed, kept) & values.forward if values.time(node)]
 
 
@@ -72,7 +73,7 @@ def test_no_other_choice_is_cheaper(price: float) -> None:
         itertools.combinations(candidates, count) for count in range(len(candidates) + 1)
     )
     best = min(cost for kept in every if (cost := cost_of(values, set(kept), price)) is not None)
-    assert cost_of(values, set(choose(values, price, products=True)), price) == best
+    assert cost_of(values, set(choose(values, price)), price) == best
 
 
 def cost_of(values: Values, kept: set[Any], price: float) -> int | None:
