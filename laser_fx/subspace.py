@@ -11,7 +11,6 @@ of arbitrary.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ __all__ = [
     "measure",
     "measure_coefficients",
     "needed_rank",
+    "nystrom_factor",
     "orthonormalise",
     "orthonormality_error",
     "principal",
@@ -195,40 +195,55 @@ def track(x: Tensor, q: Tensor) -> Tensor:
     return orthonormalise(flat.mT @ (flat @ q))
 
 
-def principal(pooled: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The directions of most energy in many activations, of which only products with a few bases are left.
+def nystrom_factor(y: Tensor, c: Tensor) -> Tensor:
+    """What products with a basis tell of many activations: B with ``BBᵀ = Y C⁻¹ Yᵀ``, their Nyström approximation.
 
-    For a basis Q and the activations ``X_t`` that were seen with it, ``Y = Σ X_tᵀ(X_t Q)`` and
-    ``C = Σ (X_t Q)ᵀ(X_t Q)`` give ``Y C⁻¹ Yᵀ``, the Nyström approximation of ``Σ X_tᵀX_t``. It is never above that, so
-    no energy is overstated.
+    For a basis Q and activations ``X_t``, with ``Y = Σ X_tᵀ(X_t Q)`` and ``C = Σ (X_t Q)ᵀ(X_t Q)``, ``BBᵀ`` is never
+    above ``Σ X_tᵀX_t``, so no energy is overstated. Directions that are rounding noise are left out.
 
     Args:
-        pooled: for each basis its Y, (D, k), and its C, (k, k), float32; at least one pair.
+        y: (D, k) float32.
+        c: (k, k) float32.
 
     Returns:
-        Q: (D, K) float32 with orthonormal columns, K at most the sum of all k.
-        energies: (K,) float32, descending: what each column holds of ``Σ ‖X_t‖²`` at least.
+        (D, r) float32, r at most k.
 
-    >>> x = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
-    >>> principal([(x.mT @ x, x.mT @ x)])[1]
+    >>> x = torch.diag(torch.tensor([1.0, 2.0]))
+    >>> factor = nystrom_factor(x.mT @ x, x.mT @ x)
+    >>> factor @ factor.mT
+    tensor([[1., 0.],
+            [0., 4.]])
+    """
+    # The small energies are divided by.
+    energies, turns = _spectrum_of_gram(c.double())
+    return y @ (turns / energies.sqrt())
+
+
+def principal(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns that span what ``BBᵀ`` does, by descending energy.
+
+    Args:
+        factor: B, (D, K) float32, for example `nystrom_factor` of several bases side by side.
+
+    Returns:
+        (D, r) float32, unit columns that are orthogonal to rounding: `orthonormalise` those that are kept. Then their
+        energies in ``BBᵀ``, (r,) float32.
+
+    >>> principal(torch.diag(torch.tensor([1.0, 3.0, 2.0])))[1]
     tensor([9., 4., 1.])
     """
-    factors = torch.cat([_nystrom_factor(y, c) for y, c in pooled], dim=1)
-    energies, turns = _spectrum_of_gram(factors.mT @ factors)
-    return orthonormalise(factors @ turns), energies
-
-
-def _nystrom_factor(y: Tensor, c: Tensor) -> Tensor:
-    """B with ``BBᵀ = Y C⁻¹ Yᵀ``, without the directions that are rounding noise."""
-    energies, turns = _spectrum_of_gram(c)
-    return y @ (turns / energies.sqrt())
+    if factor.shape[1] >= factor.shape[0]:
+        energies, directions = _spectrum_of_gram(factor @ factor.mT)
+        return directions, energies
+    energies, turns = _spectrum_of_gram(factor.mT @ factor)
+    return factor @ (turns / energies.sqrt()), energies
 
 
 def _spectrum_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, descending, and eigenvectors of a Gram matrix, without those that are rounding noise."""
-    values, vectors = torch.linalg.eigh(gram.double())
+    values, vectors = torch.linalg.eigh(gram)
     if not values.numel():
-        return gram.new_zeros(0), gram
+        return values.float(), vectors.float()
     real = values > values[-1] * _GRAM_TOLERANCE
     return values[real].flip(0).float(), vectors[:, real].flip(1).float()
 

@@ -34,6 +34,12 @@ _log = logging.getLogger("laser_fx")
 _FIRST_WIDTH = 16
 """Columns of the first sketch at a site of which nothing is known; doubled until they suffice."""
 
+_MEMORY = 0.5
+"""Weight of what calls before say, against what this one does: a training batch may be several unlike calls."""
+
+_AIM = 0.5
+"""The basis of all steps aims at this part of ``1 − fidelity``: some steps are below what holds on the whole."""
+
 _PRESSED = 0.75
 """A step that uses more than this part of ``1 − fidelity`` asks for a better basis before the next regular update."""
 
@@ -74,19 +80,19 @@ class _Basis:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """An activation in a basis: its coefficients, the fidelity, and the least rank that reaches the threshold."""
+    """An activation in a basis: ``Z``, ``‖X − mean‖²``, the fidelity, and the least rank that reaches the threshold."""
 
     basis: _Basis
     z: Tensor
+    total: Tensor
     fidelity: float
     rank: int
 
 
 class _Pool:
-    """What the steps that were encoded with one basis say about a better one."""
+    """What the steps that were seen with one basis say about a better one."""
 
     def __init__(self, basis: _Basis) -> None:
-        self.basis = basis
         features, rank = basis.q.shape
         self.y = basis.q.new_zeros(features, rank)
         self.c = basis.q.new_zeros(rank, rank)
@@ -94,29 +100,37 @@ class _Pool:
         self.rows = 0
         self.energy = basis.q.new_zeros(())
 
-    def add(self, flat: Tensor, z: Tensor) -> None:
-        """One step: ``Y += (X − mean)ᵀZ``, the main cost of tracking."""
-        self.y.addmm_(flat.mT, z)
-        self.c.addmm_(z.mT, z)
-        if self.basis.mean is not None:
-            self.y.addr_(self.basis.mean, z.sum(0), alpha=-1)
+    def add(self, flat: Tensor, measured: _Measured, products: Tensor) -> None:
+        """One step, with its `_products`."""
+        self.y += products
+        self.c.addmm_(measured.z.mT, measured.z)
+        if measured.basis.mean is not None:
             self.sum += flat.sum(0)
         self.rows += flat.shape[0]
-        self.energy += subspace.energy(_centred(flat, self.basis.mean))
+        self.energy += measured.total
+
+
+def _products(flat: Tensor, measured: _Measured) -> Tensor:
+    """``(X − mean)ᵀZ``, (D, k): the main cost of tracking."""
+    products = flat.mT @ measured.z
+    mean = measured.basis.mean
+    return products if mean is None else products.addr_(mean, measured.z.sum(0), alpha=-1)
 
 
 class TrackedBasis(nn.Module):
     """The basis Q of one value of a body: one object for all steps, or one for each step position.
 
-    At each step the fidelity of the basis at hand is measured. Below the threshold, a fresh one is made of this step
-    alone (a reset: a randomised range finder whose sketch is made from ``name``) and serves the following steps; where
-    that one falls below as well, this step is kept exactly. The fidelity is ``‖XQ‖²/‖X‖²``; with ``centre`` it is the
+    At each step the fidelity of the call's basis is measured. Below the threshold, the last fresh one of this call is
+    tried, then the basis is tracked for this step alone: one power iteration. Below it still, a fresh one is made of
+    this step (a reset: a randomised range finder whose sketch is made from ``name``); where that one falls below as
+    well, the step is kept exactly. The fidelity is ``‖XQ‖²/‖X‖²``; with ``centre`` it is the
     centred fidelity, the same of ``X − mean``, where ``mean`` is that of the rows of the call before. Both are of the
     coefficients before ``inner`` stores them. Deciding takes one number off the device at each step.
 
-    `finish` adapts the rank: the least one that meets the fidelity on what was pooled, and an eighth more, at least
-    four, since a basis trails the values that it will see. In the state_dict: ``q``, ``mean``, ``calls`` and
-    ``pressed``; loading takes the rank of what is loaded. What a call has pooled so far is not in it.
+    `finish` weighs what was pooled with what the calls before left, and adapts the rank: the least one that loses half
+    of what the fidelity allows, and an eighth more, at least four, since a basis trails the values that it will see.
+    In the state_dict: ``q``, ``energies`` of its columns, ``mean``, ``calls`` and ``pressed``; loading takes the rank
+    of what is loaded. What a call has pooled so far is not in it.
 
     Args:
         name: of the site, for messages and the sketch.
@@ -126,8 +140,8 @@ class TrackedBasis(nn.Module):
         most: largest rank when it is adapted; None for ``features − 1``. See `rank_within`.
         centre: take the mean off first.
         inner: how coefficients are stored; None stores them in the dtype of X.
-        every: calls between updates of a basis that is not pressed; in the calls between, nothing is pooled.
-        alarm: a call in which a larger share of steps reset is warned of, once.
+        every: a basis with room to its fidelity is updated at each such call; in the others nothing is pooled.
+        alarm: a call with a larger `renewal_rate` is warned of, once.
 
     Raises:
         OptionError: an argument out of its range.
@@ -143,6 +157,7 @@ class TrackedBasis(nn.Module):
     """
 
     q: Tensor
+    energies: Tensor
     mean: Tensor | None
     calls: Tensor
     pressed: Tensor
@@ -170,21 +185,27 @@ class TrackedBasis(nn.Module):
         self.most = max(features - 1, 1) if most is None else most
         self.centre, self.inner, self.every, self.alarm = centre, inner, every, alarm
         self.register_buffer("q", torch.zeros(features, rank or 0))
+        self.register_buffer("energies", torch.zeros(rank or 0))
         self.register_buffer("mean", torch.zeros(features) if centre else None)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.register_buffer("pressed", torch.ones((), dtype=torch.bool))
         self.steps: tuple[Step, ...] = ()
         """What each step of the call at hand did, or of the last one if none is."""
         self._begun: _Basis | None = None
-        self._at_hand: _Basis | None = None
-        self._pools: list[_Pool] = []
+        self._fresh: _Basis | None = None
+        self._pools: dict[_Basis, _Pool] = {}
         self._pooling = False
         self._warned = False
 
     @property
     def reset_rate(self) -> float:
-        """Share of the steps in `steps` that fell below the fidelity and made a fresh basis; 0 before any."""
+        """Share of the steps in `steps` that made a fresh basis; 0 before any."""
         return sum(step.reset for step in self.steps) / max(len(self.steps), 1)
+
+    @property
+    def renewal_rate(self) -> float:
+        """Share of the steps in `steps` that the basis of the call did not serve: tracked or reset for themselves."""
+        return sum(step.tracked or step.reset for step in self.steps) / max(len(self.steps), 1)
 
     @property
     def centred(self) -> bool:
@@ -206,18 +227,12 @@ class TrackedBasis(nn.Module):
             NonFiniteError: the fidelity is no number: X holds a NaN or an infinity, or its squares overflow. What the
                 call has pooled is dropped, and the basis is that of the call before.
         """
-        if self._at_hand is None:
+        if self._begun is None:
             self._begin()
-        assert self._at_hand is not None
         flat = subspace.flatten(x.detach())
-        measured = self._measure(flat, self._at_hand)
-        reset = measured.fidelity < self.fidelity
-        if reset:
-            measured = self._reset(flat)
-            self._pooling = True
-        exact = measured.fidelity < self.fidelity
-        self.steps = (*self.steps, Step(measured.fidelity, measured.rank, False, reset, exact))
-        self._use(flat, measured)
+        measured, tracked, reset = self._best(flat)
+        exact = not self._suffices(measured)
+        self.steps = (*self.steps, Step(measured.fidelity, measured.rank, tracked, reset, exact))
         if exact:
             return None, (x,)
         codec = LowRank(measured.basis.q, measured.basis.mean, self.inner)
@@ -241,21 +256,44 @@ class TrackedBasis(nn.Module):
     def _begin(self) -> None:
         trusted = subspace.orthonormality_error(self.q) <= subspace.ORTHONORMALITY_LIMIT
         self._begun = _Basis(self.q if trusted else torch.zeros_like(self.q), self.mean)
-        self._at_hand = self._begun
         self._pooling = bool(self.pressed) or int(self.calls) % self.every == 0
         self.steps = ()
 
     def _forget(self) -> None:
-        self._begun = self._at_hand = None
-        self._pools = []
+        self._begun = self._fresh = None
+        self._pools = {}
 
-    def _use(self, flat: Tensor, measured: _Measured) -> None:
-        self._at_hand = measured.basis
-        if not self._pooling:
-            return
-        if not self._pools or self._pools[-1].basis is not measured.basis:
-            self._pools.append(_Pool(measured.basis))
-        self._pools[-1].add(flat, measured.z)
+    def _best(self, flat: Tensor) -> tuple[_Measured, bool, bool]:
+        """The first basis that reaches the fidelity, or the last one tried; whether one was tracked, and one reset."""
+        assert self._begun is not None
+        begun = self._measure(flat, self._begun)
+        if self._suffices(begun):
+            self._pool(flat, begun)
+            return begun, False, False
+        self._pooling = True
+        if self._fresh is not None:
+            fresh = self._measure(flat, self._fresh)
+            if self._suffices(fresh):
+                self._pool(flat, fresh)
+                return fresh, False, False
+        products = _products(flat, begun)
+        tracked = self._measure(flat, _Basis(subspace.orthonormalise(products), begun.basis.mean))
+        if self._suffices(tracked):
+            self._pool(flat, begun, products)
+            return tracked, True, False
+        fresh = self._reset(flat)
+        self._pool(flat, fresh)
+        self._fresh = fresh.basis
+        return fresh, True, True
+
+    def _suffices(self, measured: _Measured) -> bool:
+        return measured.fidelity >= self.fidelity
+
+    def _pool(self, flat: Tensor, measured: _Measured, products: Tensor | None = None) -> None:
+        """Add a step to what was seen with its basis."""
+        if self._pooling:
+            pool = self._pools.setdefault(measured.basis, _Pool(measured.basis))
+            pool.add(flat, measured, _products(flat, measured) if products is None else products)
 
     def _measure(self, flat: Tensor, basis: _Basis) -> _Measured:
         z = LowRank(basis.q, basis.mean).coefficients(flat)
@@ -266,7 +304,7 @@ class TrackedBasis(nn.Module):
         fidelity, rank = torch.stack([ratio, subspace.needed_rank(energies, total, self.fidelity)]).tolist()
         if not math.isfinite(fidelity):
             self._refuse()
-        return _Measured(basis, z, min(fidelity, 1.0), int(rank))
+        return _Measured(basis, z, total, min(fidelity, 1.0), int(rank))
 
     def _refuse(self) -> None:
         step = len(self.steps)
@@ -295,8 +333,7 @@ class TrackedBasis(nn.Module):
         gram = measured.z.mT @ measured.z
         turns = torch.linalg.eigh(gram.double())[1].flip(1).float()
         energies = (measured.z @ turns).square().sum(0)
-        total = subspace.energy(_centred(flat, measured.basis.mean))
-        rank = self._with_slack(subspace.needed_rank(energies, total, self.fidelity))
+        rank = self._with_slack(subspace.needed_rank(energies, measured.total, self.fidelity))
         if measured.fidelity < self.fidelity or rank >= turns.shape[1]:
             return measured
         q = subspace.orthonormalise(measured.basis.q @ turns[:, :rank])
@@ -313,35 +350,46 @@ class TrackedBasis(nn.Module):
 
     def _better(self) -> tuple[Tensor, Tensor | None]:
         """Q by descending energy of all that was pooled, and the mean of its rows."""
-        q, energies = subspace.principal([(pool.y, pool.c) for pool in self._pools])
-        total = torch.stack([pool.energy for pool in self._pools]).sum()
-        width = self.rank or self._with_slack(subspace.needed_rank(energies, total, self.fidelity))
-        return self._filled(q[:, :width], width), self._pooled_mean()
+        assert self._begun is not None
+        pools = list(self._pools.values())
+        seen = torch.stack([pool.energy for pool in pools]).sum()
+        factors = [subspace.nystrom_factor(pool.y, pool.c) for pool in pools]
+        before = self._begun.q * (_MEMORY * seen * self.energies).sqrt()
+        directions, energies = subspace.principal(torch.cat([*factors, before], dim=1))
+        total = seen * (1.0 + _MEMORY * bool(self.energies.any()))
+        aim = 1.0 - _AIM * (1.0 - self.fidelity)
+        width = self.rank or self._with_slack(subspace.needed_rank(energies, total, aim))
+        shares = energies[:width] / total.clamp(min=torch.finfo(total.dtype).tiny)
+        self.energies = nn.functional.pad(shares, (0, width - shares.shape[0]))
+        return self._filled(directions[:, :width], width), self._pooled_mean()
 
     def _filled(self, q: Tensor, width: int) -> Tensor:
         """The columns that are missing at random: the next update turns them to where energy is."""
         missing = width - q.shape[1]
-        if missing <= 0:
-            return q
         fresh = subspace.sketch(self.features, missing, f"{self.name}:{int(self.calls)}").to(q.device)
         return subspace.orthonormalise(torch.cat([q, fresh], dim=1))
 
     def _pooled_mean(self) -> Tensor | None:
-        rows = sum(pool.rows for pool in self._pools)
+        rows = sum(pool.rows for pool in self._pools.values())
         if self.mean is None or not rows:
             return self.mean
-        return torch.stack([pool.sum for pool in self._pools]).sum(0) / rows
+        return torch.stack([pool.sum for pool in self._pools.values()]).sum(0) / rows
 
     def _raise_alarm(self, *, knew_nothing: bool) -> None:
-        if knew_nothing or self._warned or self.reset_rate <= self.alarm:
+        if knew_nothing or self._warned or self.renewal_rate <= self.alarm:
             return
         self._warned = True
         _log.warning(
-            "%s: %.0f %% of %d steps made a fresh basis; the tracked one does not keep up",
+            "%s: %.0f %% of %d steps needed a basis of their own; the pooled one does not keep up",
             self.name,
-            100 * self.reset_rate,
+            100 * self.renewal_rate,
             len(self.steps),
-            extra={"site": self.name, "reset_rate": self.reset_rate, "steps": len(self.steps)},
+            extra={
+                "site": self.name,
+                "renewal_rate": self.renewal_rate,
+                "reset_rate": self.reset_rate,
+                "steps": len(self.steps),
+            },
         )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -349,7 +397,7 @@ class TrackedBasis(nn.Module):
         for name, buffer in list(self._buffers.items()):
             loaded = state_dict.get(prefix + name)
             if buffer is not None and isinstance(loaded, Tensor):
-                shape = loaded.shape if name == "q" and loaded.ndim == 2 else buffer.shape
+                shape = loaded.shape if name in ("q", "energies") and loaded.ndim == buffer.ndim else buffer.shape
                 self._buffers[name] = buffer.new_empty(shape)
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
