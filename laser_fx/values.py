@@ -127,6 +127,8 @@ class Reader:
             return kind, *((self.value(key), self.value(entry)) for key, entry in value.items())
         if isinstance(value, _SEQUENCES):
             return kind, *map(self.value, value)
+        if _is_frozen(kind) and self._depth < _DEEPEST:
+            return kind, self._fields(value)  # so that a copy of a model has its configuration
         return kind, self._fields(value), Same(value)
 
     def _fields(self, value: Any) -> tuple[Any, ...]:
@@ -149,6 +151,12 @@ class Reader:
         around += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         around += _globals_of(code, function.__globals__)
         return FunctionState(code, tuple([self.value(entry) for entry in around]))
+
+
+def _is_frozen(kind: type) -> bool:
+    """Whether an object of this class is what its fields are."""
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import sys
@@ -205,3 +206,18 @@ def test_it_keeps_no_model_alive() -> None:
     gc.collect()
     assert gone() is None
     assert kept.modules
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenConfig:
+    trips: int = 3
+    gains: tuple[float, ...] = (1.0, 2.0)
+
+
+def test_a_copy_with_a_frozen_configuration_is_the_same_model() -> None:
+    model = nn.Linear(WIDTH, WIDTH)
+    model.config = FrozenConfig()  # type: ignore[assignment]
+    before = fingerprint(model)
+    assert before == fingerprint(copy.deepcopy(model))
+    model.config = FrozenConfig(gains=(1.0, 3.0))  # type: ignore[assignment]
+    assert not before.identical(fingerprint(model))
