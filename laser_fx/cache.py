@@ -7,7 +7,6 @@ same, and so is what counts as a loop. Tracking is inserted afterwards, and rank
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import check_finite, dense_order
 from laser_fx.errors import CaptureError
@@ -27,7 +27,6 @@ from laser_fx.values import Reader
 __all__ = ["clear", "plain_values", "program_for"]
 
 _LIMIT = 64
-_lock = threading.RLock()
 
 
 class _Entry(NamedTuple):
@@ -61,7 +60,7 @@ def program_for(
     """
     own = replace(call, tensors=tuple([_without_history(tensor) for tensor in call.tensors]))
     key = (mode, options.min_trip, dynamic, call.spec, plain_values(call), *map(_signature, call.tensors))
-    with _lock, torch.inference_mode(False), torch.set_grad_enabled(mode.grad_enabled):
+    with aside(), torch.inference_mode(False), torch.set_grad_enabled(mode.grad_enabled):
         known = _entries.setdefault(model, [])
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:
@@ -80,7 +79,7 @@ def clear() -> None:
 
     >>> clear()
     """
-    with _lock:
+    with aside():
         _entries.clear()
 
 

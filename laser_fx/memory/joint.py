@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from laser_fx.aside import aside
 from laser_fx.nodes import is_mutating
 
 __all__ = ["Form", "Joint", "form_of", "trace_joint"]
@@ -99,7 +100,7 @@ def trace_joint(segment: Callable[..., Sequence[Tensor]], forms: Sequence[Any], 
     def pure(tensors: list[Tensor], tangents: list[Tensor]) -> Any:
         return graph_module(tensors, tangents)
 
-    with FakeTensorMode(), torch.enable_grad():
+    with aside(), FakeTensorMode(), torch.enable_grad():
         fakes = [forms[place].empty() for place in places]
         outputs = call(fakes)
         seen.extend(output.requires_grad for output in outputs)

@@ -113,7 +113,8 @@ def _use(program: Program) -> Use | None:
     """What a basis would serve here, None for nothing."""
     if program.mode.grad_enabled:
         return "backward" if program.options.memory == "laser" else None
-    return "forward" if program.options.forward == "lowrank" else None
+    # A training forward is exact without gradients too: checkpointing runs it once without, and once with them.
+    return "forward" if program.options.forward == "lowrank" and not program.mode.training else None
 
 
 def place_sites(program: Program, use: Use) -> tuple[PlacedSite, ...]:

@@ -1,0 +1,35 @@
+"""Tracing goes on aside from what the caller does with autograd, and one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["aside"]
+
+_lock = threading.RLock()  # torch's tracers patch what is global to the process
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Inside, one thread traces, and nothing that watches the caller's autograd sees what it does.
+
+    Hooks on saved tensors (checkpointing and offloading are such) would take the tracer's tensors for tensors of the
+    call, and the search for anomalies would look at numbers that a trace does not have.
+
+    >>> seen = []
+    >>> with torch.autograd.graph.saved_tensors_hooks(seen.append, lambda kept: kept):
+    ...     with aside():
+    ...         result = torch.ones(2, requires_grad=True).exp()
+    >>> seen
+    []
+    """
+    with _lock, torch.autograd.set_detect_anomaly(False):
+        before = torch._C._autograd._saved_tensors_hooks_set_tracing(True)
+        try:
+            yield
+        finally:
+            torch._C._autograd._saved_tensors_hooks_set_tracing(before)
