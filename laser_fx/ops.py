@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from laser_fx import subspace
+from laser_fx.errors import InputError
+from laser_fx.swaps import refuse_swapped, watch
 
 __all__ = ["EXACT", "FIDELITY", "RANK", "RESET", "TRACKED", "linear", "lowrank_linear", "reset", "spectrum", "track"]
 
@@ -166,12 +168,25 @@ for _operator in (track, reset, spectrum):
 def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, q, z, _ = inputs
     ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
+    ctx.watched = watch([weight])
     kept = z if z.dtype == x.dtype else z.to(x.dtype)
     ctx.save_for_backward(x if ctx.exact else kept, weight, q)
 
 
+def _refuse_second_derivatives() -> None:
+    """X is not there to derive ``grad_W = dYᵀX`` by: the result would be wrong in silence."""
+    if torch.is_grad_enabled():
+        raise InputError(
+            "create_graph=True asks for what second derivatives need, and memory='laser' keeps what first ones need",
+            where="backward of laser::linear",
+            fix="compile with laser_fx.Options(memory=None)",
+        )
+
+
 def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    _refuse_second_derivatives()
     kept, weight, q = ctx.saved_tensors
+    refuse_swapped(ctx.watched, "backward of laser::linear")
     with _autocast_off(grad_y):
         wanted = ctx.needs_input_grad
         grad_x = grad_y @ weight if wanted[0] else None

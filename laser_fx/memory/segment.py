@@ -17,9 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from laser_fx.errors import InputError
 from laser_fx.memory.joint import Form, form_of, trace_joint
+from laser_fx.memory.outputs import distinct
 from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.split import Split, split
 from laser_fx.memory.values import Keep, Values
+from laser_fx.swaps import refuse_swapped, watch
 
 __all__ = ["Segment"]
 
@@ -144,8 +146,9 @@ class _Cut(torch.autograd.Function):
         count = len(cut.differentiable)
         kept = [*[inputs[place] for place in cut.kept_inputs], *results[count:]]
         ctx.layout, saved = _encoded(cut, kept)
+        ctx.watched = watch(kept[: len(cut.kept_inputs)])
         ctx.save_for_backward(*saved)
-        outputs = _distinct(results[:count], cut.differentiable)
+        outputs = distinct(results[:count], cut.differentiable, [*tensors, *saved])
         ctx.mark_non_differentiable(*[o for o, reached in zip(outputs, cut.differentiable, strict=True) if not reached])
         return tuple(outputs)
 
@@ -157,6 +160,7 @@ class _Cut(torch.autograd.Function):
                 where=f"backward of {ctx.name}",
                 fix="compile with laser_fx.Options(memory=None)",
             )
+        refuse_swapped(ctx.watched, f"backward of {ctx.name}")
         cut: Split = ctx.cut
         given = [g for g, reached in zip(gradients, cut.differentiable, strict=True) if reached]
         there = {place for place, gradient in enumerate(given) if gradient is not None}
@@ -193,16 +197,6 @@ def _decoded(cut: Split, layout: Sequence[int], saved: Sequence[Tensor]) -> list
 def _no_autocast(tensors: Sequence[Tensor]) -> torch.autocast:
     """The casts are in the graph."""
     return torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False)
-
-
-def _distinct(outputs: Sequence[Tensor], differentiable: Sequence[bool]) -> list[Tensor]:
-    """One tensor for every output: a value may be there as it is and detached."""
-    seen: set[int] = set()
-    made = []
-    for output, reached in zip(outputs, differentiable, strict=True):
-        made.append(output if reached and id(output) not in seen else output.detach())
-        seen.add(id(output))
-    return made
 
 
 def _fit(gradient: Tensor | None, form: Form) -> Tensor:
