@@ -15,11 +15,9 @@ from collections.abc import Set as AbstractSet
 from torch import fx
 
 from laser_fx.memory.codecs import Codec
-from laser_fx.memory.costs import codec_time
 from laser_fx.memory.flow import INFINITE, Network
-from laser_fx.memory.joint import form_of
 from laser_fx.memory.operators import is_random, is_view
-from laser_fx.memory.values import Values
+from laser_fx.memory.values import Values, ancestors
 
 __all__ = ["Kept", "Offers", "choose", "is_whole"]
 
@@ -42,8 +40,14 @@ def choose(
         pinned: names of values that may not be made again.
         offers: codecs besides exact.
     """
-    market = _Market(values, price, offers or {})
-    network = Network()
+    # A carry kept exactly is one tensor with the result of the step before: it costs its bytes once, whether
+    # one of the two is kept or both. A cut sees each by itself, so it is made with both at their bytes and both free.
+    markets = [_Market(values, price, offers or {}, free) for free in ((True, False) if values.carries else (False,))]
+    return min((_cut(market, pinned) for market in markets), key=markets[0].cost)
+
+
+def _cut(market: _Market, pinned: AbstractSet[str]) -> Kept:
+    values, network = market.values, Network()
     for node in values.needed:
         network.connect(_SOURCE, _needed(node), INFINITE)
     for node in values.joint.graph.nodes:
@@ -61,14 +65,22 @@ def choose(
 class _Market:
     """What keeping a value and making it again cost, in bytes."""
 
-    def __init__(self, values: Values, price: float, offers: Offers) -> None:
+    def __init__(self, values: Values, price: float, offers: Offers, carries_free: bool) -> None:
         self.values, self.price, self.offers = values, price, offers
+        self._weigh = values.weight if carries_free else values.share
+
+    def cost(self, kept: Kept) -> float:
+        """What a choice costs in all."""
+        again = ancestors(self.values.needed, set(kept)) & self.values.forward
+        made = sum(self.making(node) for node in again)
+        coded = ((node, codec) for node, codec in kept.items() if codec is not None)
+        return self.values.total(kept) + made + sum(self._extra(node, codec) for node, codec in coded)
 
     def keeping(self, node: fx.Node) -> tuple[int, Codec | None]:
         """The least cost, and the codec that has it."""
-        # A carry kept exactly is one tensor with the step before's; a codec makes a tensor of its own.
-        exact = self.values.share(node) if self.offers else self.values.weight(node)
-        prices = [(exact, None), *((self._with(node, codec) + tax, codec) for codec, tax in self._offers(node))]
+        exact = self._weigh(node)
+        offers = self.offers.get(node.name, ())
+        prices = [(exact, None), *((self._with(node, codec), codec) for codec, _ in offers)]
         return min(prices, key=lambda pair: pair[0])
 
     def making(self, node: fx.Node) -> int:
@@ -76,12 +88,13 @@ class _Market:
             return 0
         return 1 + int(self.price * self.values.time(node))  # of two choices that weigh the same, the quicker one
 
-    def _offers(self, node: fx.Node) -> Sequence[tuple[Codec, int]]:
-        return self.offers.get(node.name, ())
-
     def _with(self, node: fx.Node, codec: Codec) -> int:
-        form = form_of(node.meta["val"], False)
-        return codec.bytes(form) + int(self.price * codec_time(codec, form))
+        return self.values.encoded(node, codec).bytes + self._extra(node, codec)
+
+    def _extra(self, node: fx.Node, codec: Codec) -> int:
+        """What a codec costs besides bytes: its time, and its penalty."""
+        penalty = dict(self.offers[node.name])[codec]
+        return penalty + int(self.price * self.values.encoded(node, codec).time)
 
 
 def _connect(network: Network, market: _Market, node: fx.Node, cost: int) -> None:

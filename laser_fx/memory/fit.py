@@ -10,7 +10,7 @@ from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.segment import Segment
 from laser_fx.memory.values import Values, ancestors
 
-__all__ = ["Part", "fit_budget", "fit_time", "parts_of", "totals"]
+__all__ = ["Part", "fit_budget", "fit_time", "highest_price", "parts_of", "totals"]
 
 _PRICES = -24.0, 16.0
 """Logarithms of prices: at the lowest nearly everything is made again, at the highest nothing that takes time."""
@@ -70,26 +70,25 @@ def fit_time(parts: Sequence[Part], overhead: float, elsewhere: int) -> list[Pol
     return [Priced(_first(is_late))] * len(parts)
 
 
-def fit_budget(parts: Sequence[Part], budget: int, offers: Sequence[Offers] = ()) -> list[Policy] | None:
-    """Little time within so many bytes; None where they are too few.
+def fit_budget(parts: Sequence[Part], budget: int) -> list[Priced] | None:
+    """Little time within so many bytes, exactly; None where they are too few."""
+    price = highest_price(parts, budget, [{}] * len(parts))
+    return None if price is None else _spend(parts, [Priced(price)] * len(parts), budget)
+
+
+def highest_price(parts: Sequence[Part], budget: int, offers: Sequence[Offers]) -> float | None:
+    """The highest price of time, and so the least time, at which the parts keep so many bytes; None if at no price.
 
     Args:
         parts: of the call.
         budget: bytes.
-        offers: for each part, codecs that its values may be kept with besides exactly; none are offered by default.
+        offers: for each part, codecs that its values may be kept with besides exactly.
     """
-    bases = [Priced(offers=offer) for offer in offers or [{}] * len(parts)]
-
-    def at(price: float) -> list[Priced]:
-        return [replace(base, price=price) for base in bases]
 
     def is_within(price: float) -> bool:
-        return totals(parts, at(price)) <= budget
+        return totals(parts, [Priced(price, offers=offer) for offer in offers]) <= budget
 
-    if not is_within(0.0):
-        return None
-    price = _last(is_within)
-    return list(_spend(parts, at(price), budget))
+    return _last(is_within) if is_within(0.0) else None
 
 
 def _last(holds: Callable[[float], bool]) -> float:

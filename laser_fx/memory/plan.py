@@ -11,9 +11,7 @@ from rich.table import Table
 from torch import Tensor, fx
 
 from laser_fx.memory.choose import Kept
-from laser_fx.memory.costs import codec_time
 from laser_fx.memory.fit import Part, parts_of
-from laser_fx.memory.joint import form_of
 from laser_fx.memory.operators import size
 from laser_fx.memory.segment import Segment
 from laser_fx.memory.values import Values
@@ -165,7 +163,7 @@ def _time(values: Values, node: fx.Node, kept: Kept) -> int:
     if node not in kept:
         return values.time(node)
     codec = kept[node]
-    return codec_time(codec, form_of(node.meta["val"], False)) if codec else 0
+    return values.encoded(node, codec).time if codec else 0
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from laser_fx.memory.choose import Kept, Offers, choose
 from laser_fx.memory.codecs import Codec
 from laser_fx.memory.values import Values
 
-__all__ = ["AsEager", "Fixed", "Policy", "Priced", "names_of"]
+__all__ = ["AsEager", "Fixed", "Policy", "Priced", "codecs_of"]
 
 
 class Policy(Protocol):
@@ -71,6 +71,6 @@ class Fixed:
         return {node: self.codecs.get(node.name) for node in self.base.choose(values)}
 
 
-def names_of(kept: Kept) -> dict[str, Codec]:
+def codecs_of(kept: Kept) -> dict[str, Codec]:
     """The codecs of a choice by the name of the value; exact ones are left out."""
     return {node.name: codec for node, codec in kept.items() if codec is not None}

@@ -6,19 +6,26 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import fx
 
 from laser_fx.memory.codecs import Codec
-from laser_fx.memory.costs import nanoseconds
+from laser_fx.memory.costs import codec_time, nanoseconds
 from laser_fx.memory.joint import Joint, form_of
 from laser_fx.memory.operators import is_random, is_view, size
 
-__all__ = ["Keep", "Values", "ancestors"]
+__all__ = ["Encoded", "Keep", "Values", "ancestors"]
 
 Keep = Literal["free", "carry", "once", "each"]
 """What keeping an input costs: nothing, what the carry costs at every step, its bytes once a loop, or at every step."""
+
+
+class Encoded(NamedTuple):
+    """What a codec costs: bytes that are kept, and nanoseconds to encode and decode."""
+
+    bytes: int
+    time: int
 
 
 class Values:
@@ -31,6 +38,10 @@ class Values:
         carried: for each input that is a carry the output that the next step gets there. The two are one tensor, and
             a step needs its carry in nearly every choice: keeping either is free in comparisons, and counted in totals.
         fastest: whether products of backward take the fastest kernel.
+
+    Attributes:
+        carries: each carry with the value that the next step gets there.
+        forward: inputs, what the outputs are made of, and what their operators return besides.
     """
 
     def __init__(
@@ -45,8 +56,10 @@ class Values:
         self.joint, self.fastest, self._trips = joint, fastest, trips
         self._keeps = {node: keep for node, keep in zip(joint.inputs, keeps, strict=True) if node is not None}
         held = [node for node, keep in self._keeps.items() if keep == "carry"]
-        self._carries = list(zip(held, (self.base(node) for node in carried), strict=True))
-        self._carried = {node for pair in self._carries for node in pair}
+        self.carries = list(zip(held, (self.base(node) for node in carried), strict=True))
+        self._carried = {node for pair in self.carries for node in pair}
+        self._known: dict[tuple[fx.Node, Codec], Encoded] = {}
+        self._times: dict[fx.Node, int] = {}
         self.forward = self._forward()
 
     def _forward(self) -> frozenset[fx.Node]:
@@ -88,31 +101,48 @@ class Values:
     def total(self, kept: Mapping[fx.Node, Codec | None]) -> int:
         """Bytes that keeping these costs at one step; a carry that goes in and the one that comes out are one."""
         exact = {node for node, codec in kept.items() if codec is None}
-        carries = sum(size(held) for held, following in self._carries if held in exact or following in exact)
-        return carries + sum(self.weight(node) for node in exact) + sum(map(self._encoded, kept.items()))
+        carries = sum(size(held) for held, following in self.carries if held in exact or following in exact)
+        return (
+            carries
+            + sum(self.weight(node) for node in exact)
+            + sum(self.encoded(node, codec).bytes for node, codec in kept.items() if codec is not None)
+        )
 
     def kept_bytes(self, node: fx.Node, codec: Codec | None) -> int:
         """Bytes that keeping a value costs at one step."""
-        return self.share(node) if codec is None else self._encoded((node, codec))
+        return self.share(node) if codec is None else self.encoded(node, codec).bytes
 
-    def _encoded(self, entry: tuple[fx.Node, Codec | None]) -> int:
-        node, codec = entry
-        return codec.bytes(form_of(node.meta["val"], False)) if codec is not None else 0
+    def encoded(self, node: fx.Node, codec: Codec) -> Encoded:
+        """What keeping a value with a codec costs at one step."""
+        entry = self._known.get((node, codec))
+        if entry is None:
+            form = form_of(node.meta["val"], False)
+            entry = self._known[node, codec] = Encoded(codec.bytes(form), codec_time(codec, form))
+        return entry
 
     def time(self, node: fx.Node) -> int:
         """What making a value again in backward takes, in nanoseconds; 0 for views."""
-        return nanoseconds(node, fastest=self.fastest)
+        known = self._times.get(node)
+        if known is None:
+            known = self._times[node] = nanoseconds(node, fastest=self.fastest)
+        return known
 
     @cached_property
     def eager_time(self) -> int:
         """What forward and backward of one step take in eager, in nanoseconds."""
         return sum(nanoseconds(node, fastest=False) for node in self.joint.graph.nodes)
 
-    def planned_time(self, kept: Iterable[fx.Node]) -> int:
-        """What they take where these are kept, besides encoding and decoding them."""
+    def planned_time(self, kept: Mapping[fx.Node, Codec | None]) -> int:
+        """What they take where these are kept."""
         again = ancestors(self.needed, set(kept)) & self.forward
-        once = sum(nanoseconds(n, fastest=self.fastest and n not in self.forward) for n in self.joint.graph.nodes)
-        return once + sum(self.time(node) for node in again)
+        coded = sum(self.encoded(node, codec).time for node, codec in kept.items() if codec is not None)
+        return self._run_time + sum(self.time(node) for node in again) + coded
+
+    @cached_property
+    def _run_time(self) -> int:
+        """What forward and backward take where nothing is made again."""
+        backward = [node for node in self.joint.graph.nodes if node not in self.forward]
+        return sum(nanoseconds(node, fastest=False) for node in self.forward) + sum(map(self.time, backward))
 
 
 def ancestors(nodes: Iterable[fx.Node], known: AbstractSet[fx.Node] = frozenset()) -> set[fx.Node]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from laser_fx.memory.operators import is_view
 from laser_fx.memory.segment import Segment
 from laser_fx.memory.values import Keep
 from laser_fx.nodes import GRAD_ENABLED, placeholder
@@ -109,7 +110,10 @@ class _Cutter:
         return _Level(loop.name, loop.body, keeps, tuple(holders[: loop.carry_count]), loop.trip_count, times)
 
     def _lives_anyway(self, value: Any) -> bool:
-        return not isinstance(value, fx.Node) or (value.op == "placeholder" and value not in self.level.keeps)
+        if not isinstance(value, fx.Node):
+            return True
+        whole = _viewed(value)
+        return whole.op == "placeholder" and whole not in self.level.keeps
 
     def _flush(self) -> None:
         """Emit the nodes at hand: as a segment if they compute something for a gradient, else as they are."""
@@ -155,13 +159,20 @@ class _Cutter:
         keeps: list[Keep] = []
         carried = []
         for node in given:
-            keep: Keep = self.level.keeps.get(node, "free" if node.op == "placeholder" else "each")
+            keep: Keep = self.level.keeps.get(node, "free" if self._lives_anyway(node) else "each")
             if keep == "carry" and pairs[node] in results:
                 carried.append(results.index(pairs[node]))
             elif keep == "carry":
                 keep = "each"
             keeps.append(keep)
         return tuple(keeps), tuple(carried)
+
+
+def _viewed(node: fx.Node) -> fx.Node:
+    """The value in whose storage this one is."""
+    while is_view(node):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _belongs(node: fx.Node, run: Mapping[fx.Node, None]) -> bool:

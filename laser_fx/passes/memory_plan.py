@@ -10,9 +10,11 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laser_fx.errors import OptionError
+from laser_fx.memory.approximate import Approximation, Found
 from laser_fx.memory.fit import Part, fit_budget, fit_time, parts_of, totals
 from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.rehearse import ungraded_time
+from laser_fx.passes.calibrate import gradients
 from laser_fx.passes.cut_segments import cut_segments, segments_of
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.program import Program
@@ -32,9 +34,14 @@ def plan_memory(program: Program) -> Program:
     planned = cut_segments(program.rolled, program.mode.autocast, fastest=program.options.products == "fastest")
     elsewhere = ungraded_time(lambda: rehearse(program, planned))
     parts = parts_of(segments_of(planned))
-    for part, policy in zip(parts, _policies(program, parts, elsewhere), strict=True):
-        part.segment.policy = policy
-    return replace(program, graph_module=planned, nest=with_bodies(program.nest, planned))
+    if program.options.approximate and program.options.memory != "lean":
+        found = _approximate(program, planned, parts)
+    else:
+        found = Found(tuple(_policies(program, parts, elsewhere)), 0.0, ({},) * len(parts))
+    for part, policy, alone in zip(parts, found.policies, found.alone, strict=True):
+        part.segment.policy, part.segment.errors = policy, alone
+    nest = with_bodies(program.nest, planned)
+    return replace(program, graph_module=planned, nest=nest, gradient_error=found.error)
 
 
 def rehearse(program: Program, planned: fx.GraphModule) -> None:
@@ -56,6 +63,22 @@ def _policies(program: Program, parts: Sequence[Part], elsewhere: int) -> Sequen
     if found is None:
         raise _too_small(memory, parts)
     return found
+
+
+def _approximate(program: Program, planned: fx.GraphModule, parts: Sequence[Part]) -> Found:
+    memory, bound = program.options.memory, program.options.max_gradient_error
+    search = Approximation(parts, lambda: gradients(program, planned), bound)
+    budget = None if memory == "min" else int(float(memory) * sum(part.eager_bytes for part in parts))  # type: ignore[arg-type]
+    found = search.within(budget)
+    if found is not None:
+        return found
+    least = search.within(None)
+    fraction = totals(parts, least.policies if least else [Priced()] * len(parts)) / sum(p.eager_bytes for p in parts)
+    raise OptionError(
+        f"memory is {memory}, and with gradients within {bound:g} at least {fraction:.4f} of eager's bytes are kept",
+        where="Options.memory",
+        fix=f"choose at least {fraction + 1e-4:.4f}, or 'min', or a larger max_gradient_error",
+    )
 
 
 def _too_small(fraction: float, parts: Sequence[Part]) -> OptionError:

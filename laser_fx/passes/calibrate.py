@@ -1,0 +1,33 @@
+"""Gradients of a training graph on the example inputs, to compare plans by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from laser_fx.program import Program
+
+__all__ = ["gradients"]
+
+_SEED = 2604
+
+
+def gradients(program: Program, graph_module: fx.GraphModule) -> list[Tensor | None]:
+    """The gradient of every parameter, for random gradients of the outputs that are the same at every call.
+
+    The loss is not known when a model is compiled. Random gradients reach all that any loss can reach. What the graph
+    draws at random is the same at every call, and the caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(_SEED)
+        outputs = _differentiable(program.run_graph(graph_module, program.example_inputs))
+        torch.manual_seed(_SEED + 1)
+        given = [torch.randn_like(output) for output in outputs]
+        wanted = [weight for weight in program.weights.values() if weight.requires_grad]
+        return list(torch.autograd.grad(outputs, wanted, given, allow_unused=True))
+
+
+def _differentiable(values: Sequence[object]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor) and value.requires_grad]
