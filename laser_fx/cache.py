@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import check_finite, dense_order
-from laser_fx.errors import CaptureError
+from laser_fx.errors import CaptureError, InputError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
 from laser_fx.passes.pipeline import build_program, retrack
@@ -57,6 +57,7 @@ def program_for(
     Raises:
         CaptureError: the model cannot be captured, or writes into its tensors where gradients are on.
         NonFiniteError: a weight or an input is not finite.
+        InputError: the model's parameters are sharded.
     """
     own = replace(call, tensors=tuple([_without_history(tensor) for tensor in call.tensors]))
     key = (mode, options.min_trip, dynamic, call.spec, plain_values(call), *map(_signature, call.tensors))
@@ -65,6 +66,7 @@ def program_for(
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:
             _refuse_inference_tensors(model)
+            _refuse_sharded(model)
             exact = build_program(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic=dynamic)
             known.append(_Entry(key, state, replace(exact, model=_nobody)))
             del known[:-_LIMIT]
@@ -103,6 +105,16 @@ def _refuse_inference_tensors(model: nn.Module) -> None:
                 "a parameter was made under torch.inference_mode, which torch.export does not take",
                 where=f"weight {name}",
                 fix="make or load the model outside of torch.inference_mode; calls may be inside",
+            )
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if type(parameter).__module__.startswith("torch.distributed."):
+            raise InputError(
+                f"a parameter is sharded over processes: it is a {type(parameter).__name__}",
+                where=f"weight {name}",
+                fix="compile first, and shard the whole of it: fully_shard(laser_fx.compile(model))",
             )
 
 

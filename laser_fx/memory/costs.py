@@ -15,7 +15,7 @@ from laser_fx.memory.codecs import Codec
 from laser_fx.memory.joint import Form, form_of
 from laser_fx.memory.operators import flops, is_view, is_view_operator
 from laser_fx.memory.products import is_faster, onednn_product
-from laser_fx.memory.stopwatch import seconds
+from laser_fx.memory.stopwatch import noise, seconds
 
 __all__ = ["codec_time", "nanoseconds", "operator_time"]
 
@@ -82,7 +82,7 @@ def _timed(target: Any, args: Any, kwargs: Any) -> int:
 def _numbers(form: Form) -> Tensor:
     """Random numbers of a form, which may overlap itself."""
     extent = 1 + sum((length - 1) * step for length, step in zip(form.shape, form.stride, strict=True))
-    storage = torch.rand(max(extent, 0), device=form.device).to(form.dtype)
+    storage = noise(max(extent, 0), form.device).to(form.dtype)
     return storage.as_strided(form.shape, form.stride)
 
 

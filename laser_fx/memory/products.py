@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, fx
 
-from laser_fx.memory.stopwatch import seconds
+from laser_fx.memory.stopwatch import noise, seconds
 
 __all__ = ["onednn_product", "use_fastest"]
 
@@ -68,4 +68,5 @@ def _wins(sizes: tuple[int, int, int], turned_left: bool, turned_right: bool) ->
 
 
 def _matrix(rows: int, columns: int, turned: bool) -> Tensor:
-    return torch.rand(columns, rows).t() if turned else torch.rand(rows, columns)
+    numbers = noise(rows * columns)
+    return numbers.view(columns, rows).t() if turned else numbers.view(rows, columns)

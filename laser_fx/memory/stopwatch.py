@@ -6,11 +6,21 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["seconds"]
+__all__ = ["noise", "seconds"]
 
 _REPEATS = 3
+
+
+def noise(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """So many numbers in [0, 1), float32, to time something on; torch's own generators stay where they are.
+
+    >>> noise(3).shape
+    torch.Size([3])
+    """
+    return torch.rand(count, device=device, generator=torch.Generator(device).manual_seed(0))
 
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> float:
