@@ -2,7 +2,7 @@
 
 All are functional, none returns its input, and all have fake rules: graphs with them can be traced, exported and shown.
 ``x`` is (..., D), flattened inside to (N, D); ``q`` is (D, k) float32; thresholds are 0-d float32. Bases and
-measurements are constants for autograd. Autocast is off inside: the dtypes of a graph are those it was captured with.
+measurements are constants for autograd. Autocast is off inside; the two linears cast what autocast would have cast.
 
 >>> x, q = torch.eye(4), torch.eye(4)[:, :3].contiguous()
 >>> _, z, measured, tracked = torch.ops.laser.track(x, q, torch.tensor(0.7))
@@ -30,6 +30,32 @@ FIDELITY, RANK, TRACKED, RESET, EXACT = range(5)
 
 def _autocast_off(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _lowered(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """The operands of a linear as autocast casts them."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return [x, *others]
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return [t if t is None or t.dtype == torch.float64 else _cast(t, dtype) for t in (x, *others)]
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Does not even call an operator where there is nothing to cast."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Bitwise what ``F.linear`` gives here."""
+    lowered = _lowered(x, weight, bias)
+    with _autocast_off(x):
+        return F.linear(*lowered)  # type: ignore[arg-type]
+
+
+def _lowered_dtype(x: Tensor) -> torch.dtype:
+    """Of what a linear reads and returns."""
+    is_cast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if is_cast else x.dtype
 
 
 @torch.library.custom_op("laser::track", mutates_args=())
@@ -84,7 +110,7 @@ def reset(
 
 @torch.library.custom_op("laser::lowrank_linear", mutates_args=())
 def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
-    """``Z(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``x``.
+    """``Z(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``F.linear``.
 
     Args:
         weight: (F, D).
@@ -92,11 +118,12 @@ def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z:
         q: (D, k).
         z: ``XQ``, (N, k).
     """
+    if _is_exact(stats):
+        return _exact_linear(x, weight, bias)
+    dtype = _lowered_dtype(x)
     with _autocast_off(x):
-        if _is_exact(stats):
-            return F.linear(x, weight, bias)
         y = (z @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
-        return (y if bias is None else y + bias.to(q)).to(x.dtype)
+        return (y if bias is None else y + bias.to(q)).to(dtype)
 
 
 @torch.library.custom_op("laser::linear", mutates_args=())
@@ -104,14 +131,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor,
     """A linear whose backward keeps ``Z = XQ`` instead of ``X``.
 
     Forward is exact, bitwise ``F.linear``. Backward: ``grad_X = dY W`` and ``grad_b = Σ dY`` exactly,
-    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of ``x``. Where Z has no rows, X itself is
-    kept and grad_W is exact.
+    ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of the result. Where Z has no rows, X
+    itself is kept and grad_W is exact.
 
     Args:
         z: ``XQ``, (N, k) float32, or (0, k), as `reset` returned it.
     """
-    with _autocast_off(x):
-        return F.linear(x, weight, bias)
+    return _exact_linear(x, weight, bias)
 
 
 @torch.library.custom_op("laser::spectrum", mutates_args=())
@@ -140,7 +166,7 @@ def _(
 @lowrank_linear.register_fake
 @linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=_lowered_dtype(x))
 
 
 def _empty_coefficients(x: Tensor, q: Tensor) -> Tensor:
@@ -168,9 +194,9 @@ for _operator in (track, reset, spectrum):
 def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, q, z, _ = inputs
     ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
+    ctx.dtype = x.dtype
     ctx.watched = watch([weight])
-    kept = z if z.dtype == x.dtype else z.to(x.dtype)
-    ctx.save_for_backward(x if ctx.exact else kept, weight, q)
+    ctx.save_for_backward(_cast(x if ctx.exact else z, _lowered_dtype(x)), weight, q)
 
 
 def _refuse_second_derivatives() -> None:
@@ -189,7 +215,7 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     refuse_swapped(ctx.watched, "backward of laser::linear")
     with _autocast_off(grad_y):
         wanted = ctx.needs_input_grad
-        grad_x = grad_y @ weight if wanted[0] else None
+        grad_x = _cast(grad_y @ _cast(weight, grad_y.dtype), ctx.dtype) if wanted[0] else None
         grad_weight = _grad_weight(grad_y, kept, weight, None if ctx.exact else q) if wanted[1] else None
         return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
 
@@ -208,7 +234,7 @@ def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     with _autocast_off(grad_y):
         exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
         projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
-        grad_x = torch.where(exact, grad_y @ weight, projected)
+        grad_x = torch.where(exact, _cast(grad_y @ _cast(weight, grad_y.dtype), x.dtype), projected)
         coefficients = _grad_weight(grad_y, subspace.project(x, q), weight, q)
         grad_weight = torch.where(exact, _grad_weight(grad_y, x, weight, None), coefficients)
         return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
@@ -221,7 +247,7 @@ def _grad_weight(grad_y: Tensor, kept: Tensor, weight: Tensor, q: Tensor | None)
     """``dYᵀX``, or ``(dYᵀZ)Qᵀ`` where ``kept`` is Z; products accumulate in float32."""
     flat = grad_y.reshape(-1, grad_y.shape[-1])
     if q is None:
-        return flat.mT @ kept.reshape(-1, kept.shape[-1])
+        return _cast(flat.mT @ _cast(kept.reshape(-1, kept.shape[-1]), flat.dtype), weight.dtype)
     return ((flat.to(q).mT @ kept.to(q)) @ q.mT).to(weight.dtype)
 
 

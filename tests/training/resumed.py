@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.training.loops import TRM, compiled
+from tests.training.loops import TRM, compiled_task
 
 __all__ = ["go_on", "losses_of", "run", "save", "started"]
 
@@ -19,13 +19,13 @@ MEMORIES = ("lean", 0.3, 0.05)
 
 def started(memory: Any) -> tuple[Any, Any, torch.optim.Optimizer]:
     """What is called, the model, and an optimiser; all from the same seed."""
-    torch.manual_seed(0)
-    module = TRM.model().train()
-    return compiled(module, memory), module, torch.optim.AdamW(module.parameters(), lr=1e-2)
+    made = compiled_task(TRM, memory)
+    torch.manual_seed(1)
+    return made, made._model, torch.optim.AdamW(made.parameters(), lr=1e-2)
 
 
 def run(what: Any, module: Any, optimiser: torch.optim.Optimizer, steps: int) -> list[float]:
-    """Losses of so many steps; the batches come from torch's generator, and the carry goes on where it was."""
+    """Losses of so many steps; the batches come from torch's generator."""
     losses = []
     for _ in range(steps):
         loss = TRM.loss(what, module, TRM.batch(4))
@@ -44,7 +44,7 @@ def save(module: Any, optimiser: torch.optim.Optimizer, folder: Path) -> None:
 
 
 def go_on(memory: Any, folder: Path, steps: int) -> list[float]:
-    """Losses of further steps after what `save` wrote, through a model that is compiled anew."""
+    """Losses of further steps after what `save` wrote."""
     what, module, optimiser = started(memory)
     what.load_state_dict(load_file(folder / "model.safetensors"))
     rest: dict[str, Any] = torch.load(folder / "rest.pt", weights_only=True)

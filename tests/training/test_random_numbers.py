@@ -11,8 +11,10 @@ from laser_fx.memory import costs, products
 from tests.training.loops import CONTRACTIVE, TRM, compiled
 
 
-@pytest.mark.parametrize("memory", ["lean", 0.3, "min", "laser"])
-@pytest.mark.parametrize("task", [TRM, CONTRACTIVE])
+@pytest.mark.parametrize(
+    ("task", "memory"),
+    [(TRM, "lean"), (CONTRACTIVE, "lean"), (CONTRACTIVE, 0.3), (CONTRACTIVE, "min"), (CONTRACTIVE, "laser")],
+)
 def test_the_first_call_leaves_the_generator_where_eager_leaves_it(task: Any, memory: Any) -> None:
     costs._table.clear()  # what was timed before would not be timed again
     products._wins.cache_clear()

@@ -141,12 +141,10 @@ def local_bases() -> bool:
 
 CASES: dict[str, Callable[[], Any]] = {
     "ddp universal lean": lambda: ddp(UNIVERSAL, "lean"),
-    "ddp universal 0.3": lambda: ddp(UNIVERSAL, 0.3),
     "ddp trm 0.3": lambda: ddp(TRM, 0.3, find_unused_parameters=True),
     "ddp contractive laser": lambda: ddp(CONTRACTIVE, "laser"),
     "ddp around universal lean": lambda: ddp_around(UNIVERSAL, "lean"),
     "fsdp universal lean": lambda: fsdp(UNIVERSAL, "lean"),
-    "fsdp universal 0.3": lambda: fsdp(UNIVERSAL, 0.3),
     "fsdp contractive laser": lambda: fsdp(CONTRACTIVE, "laser"),
     "fsdp around universal 0.3": lambda: fsdp_around(UNIVERSAL, 0.3),
     "sharded before": sharded_before,
