@@ -23,7 +23,7 @@ from laser_fx.fingerprint import Fingerprint, fingerprint
 from laser_fx.loops import LoopNest, Site
 from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
-from laser_fx.passes.cut_segments import segments_of
+from laser_fx.passes.cut_segments import bases_of, segments_of, tracked_in
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.program import Mode, Program
 from laser_fx.programs import Programs, mode_of, run
@@ -98,6 +98,17 @@ class CompiledModel(StandIn):
         return plan_of(segments, self.program.gradient_error) if segments else None
 
     @property
+    def bases(self) -> nn.ModuleDict:
+        """The tracked bases of the latest training program: site → its `laser_fx.memory.tracked.Tracked`.
+
+        Empty unless values are kept in low rank from call to call, as with ``Options(tracking="segment")``. Their
+        ``state_dict`` belongs into a checkpoint where a resumed run should go on as it would have; without it the first
+        call makes new ones. They are this process's own: in distributed training each rank tracks what it sees.
+        """
+        found = (bases_of(known.graph_module) for known in reversed(list(self._programs)))
+        return next((bases for bases in found if bases), nn.ModuleDict())
+
+    @property
     def graph_module(self) -> fx.GraphModule:
         """The graph of the latest program."""
         return self.program.graph_module
@@ -109,6 +120,7 @@ class CompiledModel(StandIn):
             training: also measure what a training step saves for backward; this compiles the training graph of a copy.
         """
         steps = self.program.steps(self._records) if self._records else {}
+        steps |= {tracked.site: tracked.steps for tracked in tracked_in(self.program.graph_module)}
         return describe_program(self.program, steps, compiled_copy if training else None)
 
     def to_onnx(

@@ -13,6 +13,8 @@ __all__ = ["Options"]
 Forward = Literal["lowrank", "exact"]
 Memory = Literal["laser", "lean", "min"]
 Products = Literal["fastest", "eager"]
+Tracking = Literal["step", "segment", "position"]
+CodecName = Literal["int8", "int4", "lowrank", "lowrank_int8"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,17 @@ class Options:
             others are plans: ``"lean"`` saves the least bytes with which a step takes at most 5 % longer than in eager;
             ``"min"`` saves the least bytes; a number in (0, 1] is a fraction of what eager saves, to be met in the
             least time. They are exact, unless ``approximate`` is set.
-        approximate: whether ``"min"`` and a fraction may keep values in fewer bits.
+        tracking: with ``memory="laser"``, what a basis serves: ``"step"`` follows the loop from step to step, as the
+            paper has it; ``"segment"`` keeps one basis for all steps of a call, pools what they say about a better one
+            and takes that one in the next call; ``"position"`` does so for each step by itself.
+        centre: whether ``"segment"`` and ``"position"`` take the mean of the rows off first. Fidelity is then that of
+            what is left, ``‖(X − μ)Q‖²/‖X − μ‖²``.
+        rank_share: in (0, 1]. The largest part of an activation's bytes that its coefficients and basis may take there;
+            a step that needs more keeps the activation.
+        reset_alarm: in [0, 1]. A call in which a larger share of the steps of a site needs a basis of its own is warned
+            of, once, under the name ``laser_fx``.
+        approximate: whether plans may keep values with other codecs than exactly.
+        codecs: those that they may take.
         max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured
             on the example inputs when the plan is made.
         products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
@@ -55,7 +67,12 @@ class Options:
 
     forward: Forward = "lowrank"
     memory: Memory | float | None = "laser"
+    tracking: Tracking = "step"
+    centre: bool = False
+    rank_share: float = 1.0
+    reset_alarm: float = 0.5
     approximate: bool = False
+    codecs: tuple[CodecName, ...] = ("int8", "int4")
     max_gradient_error: float = 1e-2
     products: Products = "fastest"
     fidelity: float = 0.999
@@ -65,11 +82,19 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
         _check_memory(self.memory)
-        if not isinstance(self.approximate, bool):
-            raise _bad("approximate", self.approximate, "choose True or False")
+        for name in ("approximate", "centre"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "choose True or False")
         if not _is_real(self.max_gradient_error) or not 0.0 < self.max_gradient_error < 1.0:
             raise _bad("max_gradient_error", self.max_gradient_error, "choose a number in (0, 1)")
+        if not _is_real(self.rank_share) or not 0.0 < self.rank_share <= 1.0:
+            raise _bad("rank_share", self.rank_share, "choose a number in (0, 1]")
+        if not _is_real(self.reset_alarm) or not 0.0 <= self.reset_alarm <= 1.0:
+            raise _bad("reset_alarm", self.reset_alarm, "choose a number in [0, 1]")
+        _one_of("tracking", self.tracking, get_args(Tracking))
         _one_of("products", self.products, get_args(Products))
+        if not isinstance(self.codecs, tuple) or not set(self.codecs) <= set(get_args(CodecName)):
+            raise _bad("codecs", self.codecs, f"choose a tuple of {', '.join(map(repr, get_args(CodecName)))}")
         if not _is_real(self.fidelity) or not 0.0 < self.fidelity <= 1.0:
             raise _bad("fidelity", self.fidelity, "choose a number in (0, 1]")
         if self.rank is not None and (not _is_whole(self.rank) or self.rank < 1):

@@ -18,6 +18,7 @@ from laser_fx.capture import check_finite
 from laser_fx.errors import NonFiniteError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
+from laser_fx.passes.cut_segments import segments_of
 from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
@@ -148,6 +149,8 @@ def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
         NonFiniteError: a site measured NaN.
     """
     output, records = program.run(call)
+    for segment in segments_of(program.graph_module):
+        segment.finish()
     _check_records(program, call, records)
     return output, records
 

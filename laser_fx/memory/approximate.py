@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from laser_fx.memory.choose import Offers, is_whole
-from laser_fx.memory.codecs import Codec, Int4, Int8
-from laser_fx.memory.fit import Part, highest_price, totals
+from laser_fx.memory.codecs import Codec
+from laser_fx.memory.fit import Part, highest_price, lowest_price, totals
 from laser_fx.memory.operators import size
 from laser_fx.memory.policy import Fixed, Policy, Priced, codecs_of
 from laser_fx.memory.values import Values
 
-__all__ = ["Approximation", "Found", "Gradients", "gradient_error", "may_be_encoded"]
+__all__ = ["Approximation", "Found", "Gradients", "Menu", "gradient_error", "may_be_encoded"]
 
 Gradients = Callable[[], Sequence[Tensor | None]]
 """Runs forward and backward of the call under the policies at hand, always with the same numbers."""
 Encoded = tuple[int, str, Codec]
 """The place of a part, the name of a value in it, and the codec that it is kept with."""
 
-CODECS: tuple[Codec, ...] = (Int8(), Int4())
+Menu = Callable[[Part, fx.Node], Sequence[Codec]]
+"""The codecs that a value may be kept with besides exactly."""
 _SHARE = 1000
 """Values that are smaller than this part of what a segment keeps in eager are kept exactly."""
 _LOWER = 5
@@ -78,19 +79,25 @@ class Approximation:
         parts: of the call.
         gradients: runs the call.
         bound: largest `gradient_error`.
+        menu: the codecs of each value.
     """
 
-    def __init__(self, parts: Sequence[Part], gradients: Gradients, bound: float) -> None:
-        self.parts, self.gradients, self.bound = parts, gradients, bound
+    def __init__(self, parts: Sequence[Part], gradients: Gradients, bound: float, menu: Menu) -> None:
+        self.parts, self.gradients, self.bound, self.menu = parts, gradients, bound, menu
         self.alone: dict[Encoded, float] = {}
         self._apply([Priced()] * len(parts))
         self.exact = gradients()
 
-    def within(self, budget: int | None) -> Found | None:
-        """Little time within so many bytes, or the least bytes where there is no budget; None where nothing fits."""
+    def within(self, budget: int | None, limit: float = math.inf) -> Found | None:
+        """Little time within so many bytes, or the least bytes where there is no budget; None where nothing fits.
+
+        Args:
+            budget: bytes.
+            limit: nanoseconds that all parts may take, where there is no budget.
+        """
         aim = self.bound
         for _ in range(_ROUNDS):
-            policies = self._proposal(budget, aim)
+            policies = self._proposal(budget, aim, limit)
             if policies is None:
                 return None
             if self._measure_alone(policies):
@@ -101,28 +108,33 @@ class Approximation:
             aim = _NEARER * min(aim, aim * self.bound / error)
         return None
 
-    def _proposal(self, budget: int | None, aim: float) -> list[Priced] | None:
+    def _proposal(self, budget: int | None, aim: float, limit: float) -> list[Priced] | None:
         """The quickest plan whose bytes and expected error are as asked; the one with the least bytes without a budget.
 
         Errors are taxed as time is priced, so that a plan is the cheapest for some tax and price.
         """
         whole = sum(part.eager_bytes for part in self.parts) / aim**2
         taxes = (0.0, *(whole * 4.0**power for power in range(*_TAXES)), math.inf)
-        tried = [policies for tax in taxes for policies in self._candidates(budget, tax)]
-        fitting = [policies for policies in tried if self._expected(policies) <= aim]
+        tried = [policies for tax in taxes for policies in self._candidates(budget, tax, limit)]
+        fitting = [p for p in tried if self._expected(p) <= aim and (limit == math.inf or self._time(p) <= limit)]
         cost = self._bytes if budget is None else self._time
         return min(fitting, key=cost, default=None)
 
-    def _candidates(self, budget: int | None, tax: float) -> Iterator[list[Priced]]:
+    def _candidates(self, budget: int | None, tax: float, limit: float) -> Iterator[list[Priced]]:
         offers = [self._offers(place, part, tax) for place, part in enumerate(self.parts)]
-        high = 0.0 if budget is None else highest_price(self.parts, budget, offers)
-        if high is None:
-            return
-        # At a lower price more is made again and less is kept in few bits.
-        for price in (high, *(high / 8**power for power in range(1, _LOWER) if high), 0.0):
+        for price in self._prices(budget, offers, limit):
             policies = [Priced(price, offers=offer) for offer in offers]
             if budget is None or totals(self.parts, policies) <= budget:
                 yield policies
+
+    def _prices(self, budget: int | None, offers: Sequence[Offers], limit: float) -> list[float]:
+        if budget is None:
+            return [0.0 if limit == math.inf else lowest_price(self.parts, limit, offers)]
+        high = highest_price(self.parts, budget, offers)
+        if high is None:
+            return []
+        # At a lower price more is made again and less is kept in few bits.
+        return [high, *(high / 8**power for power in range(1, _LOWER) if high), 0.0]
 
     def _bytes(self, policies: Sequence[Policy]) -> int:
         return totals(self.parts, policies)
@@ -135,7 +147,10 @@ class Approximation:
             return {}
         least = part.eager_bytes // (part.segment.times * _SHARE)
         nodes = [node for node in part.values.forward if may_be_encoded(part.values, node) and size(node) >= least]
-        return {node.name: [(codec, self._penalty(place, node.name, codec, tax)) for codec in CODECS] for node in nodes}
+        return {
+            node.name: [(codec, self._penalty(place, node.name, codec, tax)) for codec in self.menu(part, node)]
+            for node in nodes
+        }
 
     def _penalty(self, place: int, name: str, codec: Codec, tax: float) -> int:
         return min(int(tax * self.alone.get((place, name, codec), 0.0) ** 2), _PROHIBITIVE)
@@ -163,7 +178,7 @@ class Approximation:
 
     def _apply(self, policies: Sequence[Policy]) -> None:
         for part, policy in zip(self.parts, policies, strict=True):
-            part.segment.policy = policy
+            part.follow(policy)
 
     def _found(self, policies: Sequence[Policy], error: float) -> Found:
         alone: list[dict[str, float]] = [{} for _ in self.parts]

@@ -10,7 +10,7 @@ from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.segment import Segment
 from laser_fx.memory.values import Values, ancestors
 
-__all__ = ["Part", "fit_budget", "fit_time", "highest_price", "parts_of", "totals"]
+__all__ = ["Part", "fit_budget", "fit_time", "highest_price", "lowest_price", "parts_of", "time_limit", "totals"]
 
 _PRICES = -24.0, 16.0
 """Logarithms of prices: at the lowest nearly everything is made again, at the highest nothing that takes time."""
@@ -26,6 +26,10 @@ class Part:
     segment: Segment
     values: Values
 
+    def follow(self, policy: Policy) -> None:
+        """Let the segment keep what a policy chooses."""
+        self.segment.follow(policy, policy.choose(self.values))
+
     def kept(self, policy: Policy) -> Kept:
         return policy.choose(self.values)
 
@@ -34,6 +38,11 @@ class Part:
 
     def time(self, policy: Policy) -> int:
         return self.segment.times * self.values.planned_time(self.kept(policy))
+
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether it runs at every step of a loop."""
+        return self.segment.times > 1
 
     @property
     def eager_bytes(self) -> int:
@@ -62,12 +71,13 @@ def fit_time(parts: Sequence[Part], overhead: float, elsewhere: int) -> list[Pol
         overhead: 0.05 for a twentieth longer.
         elsewhere: nanoseconds of what is in no segment.
     """
-    limit = elsewhere * overhead + (1 + overhead) * sum(part.eager_time for part in parts)
+    limit = time_limit(parts, overhead, elsewhere)
+    return [Priced(lowest_price(parts, limit, [{}] * len(parts)))] * len(parts)
 
-    def is_late(price: float) -> bool:
-        return sum(part.time(Priced(price)) for part in parts) > limit
 
-    return [Priced(_first(is_late))] * len(parts)
+def time_limit(parts: Sequence[Part], overhead: float, elsewhere: int) -> float:
+    """Nanoseconds that the parts may take together, see `fit_time`."""
+    return elsewhere * overhead + (1 + overhead) * sum(part.eager_time for part in parts)
 
 
 def fit_budget(parts: Sequence[Part], budget: int) -> list[Priced] | None:
@@ -89,6 +99,16 @@ def highest_price(parts: Sequence[Part], budget: int, offers: Sequence[Offers]) 
         return totals(parts, [Priced(price, offers=offer) for offer in offers]) <= budget
 
     return _last(is_within) if is_within(0.0) else None
+
+
+def lowest_price(parts: Sequence[Part], limit: float, offers: Sequence[Offers]) -> float:
+    """The lowest price of time, and so the least bytes, at which the parts take so many nanoseconds."""
+
+    def is_late(price: float) -> bool:
+        policies = [Priced(price, offers=offer) for offer in offers]
+        return sum(part.time(policy) for part, policy in zip(parts, policies, strict=True)) > limit
+
+    return _first(is_late)
 
 
 def _last(holds: Callable[[float], bool]) -> float:

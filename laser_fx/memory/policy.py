@@ -10,7 +10,7 @@ from laser_fx.memory.choose import Kept, Offers, choose
 from laser_fx.memory.codecs import Codec
 from laser_fx.memory.values import Values
 
-__all__ = ["AsEager", "Fixed", "Policy", "Priced", "codecs_of"]
+__all__ = ["AsEager", "Everything", "Fixed", "Policy", "Priced", "codecs_of"]
 
 
 class Policy(Protocol):
@@ -52,6 +52,23 @@ class AsEager:
     def choose(self, values: Values) -> Kept:
         """The storages of the needed values."""
         return {node: self.codecs.get(node.name) for node in values.kept_by_eager}
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Keeps what autograd keeps and other values besides, to look at them.
+
+    Args:
+        codecs: by the name of the value.
+    """
+
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
+
+    def choose(self, values: Values) -> Kept:
+        """In the order of the graph."""
+        wanted = set(values.kept_by_eager)
+        nodes = [node for node in values.joint.graph.nodes if node in wanted or node.name in self.codecs]
+        return {node: self.codecs.get(node.name) for node in nodes}
 
 
 @dataclass(frozen=True)

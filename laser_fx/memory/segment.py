@@ -7,19 +7,21 @@ that hooks on saved tensors see it, and what changed in between is refused as in
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from laser_fx.errors import InputError
+from laser_fx.memory.codecs import Codec
 from laser_fx.memory.joint import Form, form_of, trace_joint
 from laser_fx.memory.outputs import distinct
 from laser_fx.memory.policy import Policy, Priced
 from laser_fx.memory.split import Split, split
+from laser_fx.memory.tracked import Tracked
 from laser_fx.memory.values import Keep, Values
 from laser_fx.swaps import refuse_swapped, watch
 
@@ -49,8 +51,10 @@ class Segment(nn.Module):
         times: how often it runs in one call of the model.
         autocast: the dtype that autocast computes in, None when it is off.
         fastest: whether products of backward take the fastest kernel, see `laser_fx.memory.products`.
+        linears: names of the linears in it whose weight is the same at every step, in the order of the graph.
 
     Attributes:
+        bases: name of a value → its bases, where it is kept in low rank.
         latest: forms of the inputs of the last call.
         errors: name of a value → what keeping it as the policy says does to the gradients, by itself, where measured.
     """
@@ -67,13 +71,17 @@ class Segment(nn.Module):
         times: int,
         autocast: torch.dtype | None,
         fastest: bool,
+        linears: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.name, self.graph, self.keeps, self.carried = name, graph, keeps, carried
         self.trips, self.times, self.autocast, self.fastest = trips, times, autocast, fastest
+        self.linears = linears
+        self.bases = nn.ModuleDict()
         self.latest: tuple[Any, ...] | None = None
         self.errors: dict[str, float] = {}
         self._policy: Policy = Priced()
+        self._step = 0
         self._splits: OrderedDict[tuple[Any, ...], Split] = OrderedDict()
         self._values: OrderedDict[tuple[Any, ...], Values] = OrderedDict()
 
@@ -82,10 +90,16 @@ class Segment(nn.Module):
         """How its cuts are chosen."""
         return self._policy
 
-    @policy.setter
-    def policy(self, policy: Policy) -> None:
+    def follow(self, policy: Policy, kept: Mapping[fx.Node, Codec | None]) -> None:
+        """Cut as a policy says from now on.
+
+        Args:
+            policy: chooses what is kept.
+            kept: what it chooses here: the bases of values in low rank become the segment's own.
+        """
         self._policy = policy
         self._splits.clear()
+        self.bases = nn.ModuleDict({node.name: codec for node, codec in kept.items() if isinstance(codec, Tracked)})
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
         asks = [isinstance(value, Tensor) and value.requires_grad for value in inputs]
@@ -95,9 +109,18 @@ class Segment(nn.Module):
         if any(isinstance(value, FakeTensor) for value in inputs):
             return tuple(self.graph(*inputs))  # a rehearsal, which only looks at forms
         outputs: tuple[Tensor, ...] = _Cut.apply(  # type: ignore[no-untyped-call]
-            self.name, self._split(self.latest), *inputs
+            _Run(self.name, self._step), self._split(self.latest), *inputs
         )
+        self._step += 1
         return outputs
+
+    def finish(self) -> None:
+        """End a call of the model: bases learn from what it kept."""
+        self._step = 0
+        for tracked in self.bases.values():
+            tracked.finish()  # type: ignore[operator]
+        for values in self._values.values() if self.bases else ():
+            values.forget_encoded()
 
     def values(self, forms: tuple[Any, ...]) -> Values:
         """What a choice for inputs of these forms has to know."""
@@ -133,19 +156,26 @@ def _remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V], limit:
     return known[key]
 
 
+class _Run(NamedTuple):
+    """One run of a segment: its name, and the step of the call that it is."""
+
+    name: str
+    step: int
+
+
 class _Cut(torch.autograd.Function):
     """One run of a segment."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, cut: Split, *inputs: Any) -> tuple[Tensor, ...]:
-        ctx.name, ctx.cut, ctx.inputs = name, cut, len(inputs)
+    def forward(ctx: Any, run: _Run, cut: Split, *inputs: Any) -> tuple[Tensor, ...]:
+        ctx.name, ctx.cut, ctx.inputs = run.name, cut, len(inputs)
         ctx.set_materialize_grads(False)
         tensors = [inputs[place] for place in cut.tensors]
         with _no_autocast(tensors):
             results = cut.forward(*tensors)
         count = len(cut.differentiable)
         kept = [*[inputs[place] for place in cut.kept_inputs], *results[count:]]
-        ctx.layout, saved = _encoded(cut, kept)
+        ctx.layout, saved = _encoded(cut, kept, run.step)
         ctx.watched = watch(kept[: len(cut.kept_inputs)])
         ctx.save_for_backward(*saved)
         outputs = distinct(results[:count], cut.differentiable, [*tensors, *saved])
@@ -173,24 +203,35 @@ class _Cut(torch.autograd.Function):
         return None, None, *results
 
 
-def _encoded(cut: Split, kept: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
-    """How many tensors each kept value is stored in, and these tensors."""
-    layout: list[int] = []
+_Stored = tuple[Codec | None, int]
+"""How a value is stored, and in how many tensors."""
+
+
+def _encoded(cut: Split, kept: Sequence[Tensor], step: int) -> tuple[list[_Stored], list[Tensor]]:
+    """How each kept value is stored, and all tensors that they are stored in."""
+    layout: list[_Stored] = []
     saved: list[Tensor] = []
     for value, codec in zip(kept, cut.codecs, strict=True):
-        parts = (value,) if codec is None else codec.encode(value.detach())
-        layout.append(len(parts))
+        used, parts = _store(value, codec, step)
+        layout.append((used, len(parts)))
         saved.extend(parts)
     return layout, saved
 
 
-def _decoded(cut: Split, layout: Sequence[int], saved: Sequence[Tensor]) -> list[Tensor]:
+def _store(value: Tensor, codec: Codec | None, step: int) -> tuple[Codec | None, tuple[Tensor, ...]]:
+    if codec is None:
+        return None, (value,)
+    detached = value.detach()
+    used, parts = codec.store(detached, step) if isinstance(codec, Tracked) else (codec, codec.encode(detached))
+    return used, (value,) if used is None else parts
+
+
+def _decoded(cut: Split, layout: Sequence[_Stored], saved: Sequence[Tensor]) -> list[Tensor]:
     """The kept values, as nearly as they were stored."""
     left = iter(saved)
-    stored = [tuple(islice(left, count)) for count in layout]
     return [
-        parts[0] if codec is None else codec.decode(parts, form)
-        for parts, codec, form in zip(stored, cut.codecs, cut.forms, strict=True)
+        next(left) if codec is None else codec.decode(tuple(islice(left, count)), form)
+        for (codec, count), form in zip(layout, cut.forms, strict=True)
     ]
 
 

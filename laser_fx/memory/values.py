@@ -87,6 +87,10 @@ class Values:
             node = node.all_input_nodes[0]
         return node
 
+    def is_invariant(self, node: fx.Node) -> bool:
+        """Whether an input is the same at every step of the loop."""
+        return self._keeps.get(node) in ("free", "once")
+
     def weight(self, node: fx.Node) -> int:
         """Bytes that keeping a value costs at one step, besides the carry."""
         keep = self._keeps.get(node)
@@ -119,6 +123,10 @@ class Values:
             form = form_of(node.meta["val"], False)
             entry = self._known[node, codec] = Encoded(codec.bytes(form), codec_time(codec, form))
         return entry
+
+    def forget_encoded(self) -> None:
+        """Ask codecs anew what they cost: bases change their rank."""
+        self._known.clear()
 
     def time(self, node: fx.Node) -> int:
         """What making a value again in backward takes, in nanoseconds; 0 for views."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
+from laser_fx.passes.cut_segments import segments_of
 from laser_fx.program import Program
 
 __all__ = ["gradients"]
@@ -26,7 +27,10 @@ def gradients(program: Program, graph_module: fx.GraphModule) -> list[Tensor | N
         torch.manual_seed(_SEED + 1)
         given = [torch.randn_like(output) for output in outputs]
         wanted = [weight for weight in program.weights.values() if weight.requires_grad]
-        return list(torch.autograd.grad(outputs, wanted, given, allow_unused=True))
+        found: list[Tensor | None] = list(torch.autograd.grad(outputs, wanted, given, allow_unused=True))
+    for segment in segments_of(graph_module):
+        segment.finish()
+    return found
 
 
 def _differentiable(values: Sequence[object]) -> list[Tensor]:

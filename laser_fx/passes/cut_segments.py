@@ -7,7 +7,8 @@ most of what is kept, and a trace of them is one step long. What has no gradient
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch import Tensor, fx
 
 from laser_fx.memory.operators import is_view
 from laser_fx.memory.segment import Segment
+from laser_fx.memory.tracked import Tracked
 from laser_fx.memory.values import Keep
 from laser_fx.nodes import GRAD_ENABLED, placeholder
 from laser_fx.passes.infra import SET_GRAD, finish, getitem, rolled_loop
+from laser_fx.passes.source import module_path
 
-__all__ = ["cut_segments", "segments_of"]
+__all__ = ["bases_of", "cut_segments", "segments_of", "tracked_in"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ def cut_segments(rolled: fx.GraphModule, autocast: torch.dtype | None, *, fastes
 def segments_of(graph_module: fx.GraphModule) -> tuple[Segment, ...]:
     """The segments of a graph and of the loops in it."""
     return tuple(module for module in graph_module.modules() if isinstance(module, Segment))
+
+
+def tracked_in(graph_module: fx.GraphModule) -> tuple[Tracked, ...]:
+    """The bases of all values that a graph keeps in low rank."""
+    return tuple(b for s in segments_of(graph_module) for b in s.bases.values() if isinstance(b, Tracked))
+
+
+def bases_of(graph_module: fx.GraphModule) -> torch.nn.ModuleDict:
+    """The same by the name of their site, which has no dots in it."""
+    return torch.nn.ModuleDict({tracked.site.replace(".", "/"): tracked for tracked in tracked_in(graph_module)})
 
 
 class _Cutter:
@@ -147,7 +160,17 @@ class _Cutter:
         self.count += 1
         module = finish(torch.nn.Module(), graph, "Segment")
         runs = self.level.trips, self.level.times
-        return Segment(name, module, keeps, carried, *runs, self.kernels.autocast, self.kernels.fastest)
+        linears = tuple(self._linear_names(nodes))
+        return Segment(name, module, keeps, carried, *runs, self.kernels.autocast, self.kernels.fastest, linears)
+
+    def _linear_names(self, nodes: Sequence[fx.Node]) -> Iterator[str]:
+        """As sites are named; a module that is called twice in one body has the second one numbered."""
+        seen: Counter[str] = Counter()
+        for node in nodes:
+            if node.target is torch.ops.aten.linear.default:
+                key = f"{self.level.name}:{module_path(node) or node.name}"
+                yield f"{key}#{seen[key]}" if seen[key] else key
+                seen[key] += 1
 
     def _prices(self, given: Sequence[fx.Node], results: Sequence[fx.Node]) -> tuple[tuple[Keep, ...], tuple[int, ...]]:
         """What keeping each input costs, and the places of the outputs that are carries of the next step.

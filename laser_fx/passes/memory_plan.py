@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,12 +11,15 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laser_fx.errors import OptionError
-from laser_fx.memory.approximate import Approximation, Found
-from laser_fx.memory.fit import Part, fit_budget, fit_time, parts_of, totals
-from laser_fx.memory.policy import Policy, Priced
+from laser_fx.memory.approximate import Approximation, Found, gradient_error
+from laser_fx.memory.fit import Part, fit_budget, fit_time, parts_of, time_limit, totals
+from laser_fx.memory.lowrank import Tracking, tracked_sites
+from laser_fx.memory.policy import AsEager, Policy, Priced
 from laser_fx.memory.rehearse import ungraded_time
+from laser_fx.options import Options
 from laser_fx.passes.calibrate import gradients
-from laser_fx.passes.cut_segments import cut_segments, segments_of
+from laser_fx.passes.codec_menu import menu_of
+from laser_fx.passes.cut_segments import cut_segments, segments_of, tracked_in
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.program import Program
 
@@ -31,17 +35,49 @@ def plan_memory(program: Program) -> Program:
     Raises:
         OptionError: the budget is below what a plan can reach.
     """
-    planned = cut_segments(program.rolled, program.mode.autocast, fastest=program.options.products == "fastest")
+    options = program.options
+    # By the letter of the method nothing but what is kept differs from eager.
+    fastest = options.products == "fastest" and options.memory != "laser"
+    planned = cut_segments(program.rolled, program.mode.autocast, fastest=fastest)
     elsewhere = ungraded_time(lambda: rehearse(program, planned))
     parts = parts_of(segments_of(planned))
-    if program.options.approximate and program.options.memory != "lean":
-        found = _approximate(program, planned, parts)
+    if options.memory == "laser":
+        found = _lowrank(program, planned, parts)
+    elif options.approximate:
+        found = _approximate(program, planned, parts, elsewhere)
     else:
         found = Found(tuple(_policies(program, parts, elsewhere)), 0.0, ({},) * len(parts))
     for part, policy, alone in zip(parts, found.policies, found.alone, strict=True):
-        part.segment.policy, part.segment.errors = policy, alone
+        part.follow(policy)
+        part.segment.errors = alone
     nest = with_bodies(program.nest, planned)
-    return replace(program, graph_module=planned, nest=nest, gradient_error=found.error)
+    ranks = {tracked.site: tracked.rank for tracked in tracked_in(planned)}
+    sites = tuple(replace(site, rank=ranks.get(site.key)) for site in program.sites)
+    return replace(program, graph_module=planned, nest=nest, sites=sites, gradient_error=found.error)
+
+
+def _lowrank(program: Program, planned: fx.GraphModule, parts: Sequence[Part]) -> Found:
+    """The inputs of linears in low rank, everything else as in eager. What that does is measured, and not bounded."""
+    tracking = _tracking(program.options)
+    for part in parts:
+        part.follow(AsEager())
+    exact = gradients(program, planned)
+    policies = tuple(AsEager(tracked_sites(part, tracking) if part.is_in_loop else {}) for part in parts)
+    for part, policy in zip(parts, policies, strict=True):
+        part.follow(policy)
+    gradients(program, planned)  # bases are found at the first call, and serve the next ones
+    return Found(policies, gradient_error(gradients(program, planned), exact), ({},) * len(parts))
+
+
+def _tracking(options: Options) -> Tracking:
+    return Tracking(
+        fidelity=options.fidelity,
+        rank=options.rank,
+        share=options.rank_share,
+        by_position=options.tracking == "position",
+        centre=options.centre,
+        alarm=options.reset_alarm,
+    )
 
 
 def rehearse(program: Program, planned: fx.GraphModule) -> None:
@@ -65,17 +101,25 @@ def _policies(program: Program, parts: Sequence[Part], elsewhere: int) -> Sequen
     return found
 
 
-def _approximate(program: Program, planned: fx.GraphModule, parts: Sequence[Part]) -> Found:
+def _approximate(program: Program, planned: fx.GraphModule, parts: Sequence[Part], elsewhere: int) -> Found:
     memory, bound = program.options.memory, program.options.max_gradient_error
-    search = Approximation(parts, lambda: gradients(program, planned), bound)
-    budget = None if memory == "min" else int(float(memory) * sum(part.eager_bytes for part in parts))  # type: ignore[arg-type]
-    found = search.within(budget)
-    if found is not None:
-        return found
-    least = search.within(None)
-    fraction = totals(parts, least.policies if least else [Priced()] * len(parts)) / sum(p.eager_bytes for p in parts)
-    raise OptionError(
-        f"memory is {memory}, and with gradients within {bound:g} at least {fraction:.4f} of eager's bytes are kept",
+    menu = menu_of(program, planned, parts, _tracking(program.options))
+    search = Approximation(parts, lambda: gradients(program, planned), bound, menu)
+    if isinstance(memory, (int, float)):
+        found = search.within(int(memory * sum(part.eager_bytes for part in parts)))
+    else:
+        limit = time_limit(parts, LEAN_OVERHEAD, elsewhere) if memory == "lean" else math.inf
+        found = search.within(None, limit)
+    if found is None:
+        raise _too_small_within(program.options, parts, search.within(None))
+    return found
+
+
+def _too_small_within(options: Options, parts: Sequence[Part], least: Found | None) -> OptionError:
+    kept = totals(parts, least.policies if least else [Priced()] * len(parts))
+    fraction, bound = kept / sum(part.eager_bytes for part in parts), options.max_gradient_error
+    return OptionError(
+        f"memory is {options.memory}, and within {bound:g} of the gradients {fraction:.4f} is the least there is",
         where="Options.memory",
         fix=f"choose at least {fraction + 1e-4:.4f}, or 'min', or a larger max_gradient_error",
     )

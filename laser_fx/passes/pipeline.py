@@ -55,7 +55,7 @@ def _finish(program: Program) -> Program:
     use = _use(program)
     if use is not None:
         return _track(program, use)
-    if program.options.memory in (None, "laser") or not program.mode.grad_enabled or not program.nest:
+    if program.options.memory is None or not program.mode.grad_enabled or not program.nest:
         return program
     return plan_memory(program)
 
@@ -112,7 +112,7 @@ def _door(model: nn.Module, captured: Captured) -> Door:
 def _use(program: Program) -> Use | None:
     """What a basis would serve here, None for nothing."""
     if program.mode.grad_enabled:
-        return "backward" if program.options.memory == "laser" else None
+        return "backward" if program.options.memory == "laser" and program.options.tracking == "step" else None
     # A training forward is exact without gradients too: checkpointing runs it once without, and once with them.
     return "forward" if program.options.forward == "lowrank" and not program.mode.training else None
 
