@@ -93,6 +93,8 @@ class Options:
             raise _bad("reset_alarm", self.reset_alarm, "choose a number in [0, 1]")
         _one_of("tracking", self.tracking, get_args(Tracking))
         _one_of("products", self.products, get_args(Products))
+        if isinstance(self.codecs, list):  # as JSON has it
+            object.__setattr__(self, "codecs", tuple(self.codecs))
         if not isinstance(self.codecs, tuple) or not set(self.codecs) <= set(get_args(CodecName)):
             raise _bad("codecs", self.codecs, f"choose a tuple of {', '.join(map(repr, get_args(CodecName)))}")
         if not _is_real(self.fidelity) or not 0.0 < self.fidelity <= 1.0:

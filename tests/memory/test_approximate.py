@@ -84,7 +84,7 @@ def test_a_plan_without_room_for_error_is_exact() -> None:
 
 
 def test_a_budget_that_no_plan_meets_says_what_the_least_is() -> None:
-    with pytest.raises(OptionError, match=r"at least 0\.\d+ of eager's bytes"):
+    with pytest.raises(OptionError, match=r"0\.\d+ is the least there is"):
         compiled(1e-4, approximate=True)
 
 
