@@ -19,7 +19,11 @@ def _storages(tree: Any) -> dict[StorageWeakRef, int]:
 
 
 class Births(TorchDispatchMode):
-    """Weak references to the storages that operators make: no autograd function escapes, and no hook is needed."""
+    """Weak references to the storages that operators make: no autograd function escapes, and no hook is needed.
+
+    What inductor makes escapes: its code takes buffers past the dispatcher, and dynamo may run a model uncompiled under
+    a dispatch mode. `benchmarks.training.allocator` counts those too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
