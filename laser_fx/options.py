@@ -13,6 +13,7 @@ __all__ = ["Options"]
 Forward = Literal["lowrank", "exact"]
 Memory = Literal["laser", "lean", "min"]
 Products = Literal["fastest", "eager"]
+Kernels = Literal["eager", "inductor"]
 Tracking = Literal["step", "segment", "position"]
 CodecName = Literal["int8", "int4", "lowrank", "lowrank_int8"]
 
@@ -45,6 +46,9 @@ class Options:
         products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
             machine, which may sum in another order than torch's, so that gradients are eager's to rounding (1e-6);
             ``"eager"`` takes torch's: gradients of exact plans are eager's bitwise on the CPU.
+        kernels: what runs the bodies of loops and the segments of a planned training graph: ``"eager"`` one operator
+            after the other; ``"inductor"`` as `torch.compile` does, which fuses operators, needs a C++ compiler on the
+            CPU and a new compilation for every form of the inputs, and is eager's to rounding.
         fidelity: in (0, 1]. No step uses a basis whose measured fidelity ``‖XQ‖²/‖X‖²`` is below it.
         rank: columns of every basis, or ``None`` for the least rank that meets the fidelity at each
             site on the example inputs.
@@ -75,6 +79,7 @@ class Options:
     codecs: tuple[CodecName, ...] = ("int8", "int4")
     max_gradient_error: float = 1e-2
     products: Products = "fastest"
+    kernels: Kernels = "eager"
     fidelity: float = 0.999
     rank: int | None = None
     min_trip: int = 2
@@ -93,6 +98,7 @@ class Options:
             raise _bad("reset_alarm", self.reset_alarm, "choose a number in [0, 1]")
         _one_of("tracking", self.tracking, get_args(Tracking))
         _one_of("products", self.products, get_args(Products))
+        _one_of("kernels", self.kernels, get_args(Kernels))
         if isinstance(self.codecs, list):  # as JSON has it
             object.__setattr__(self, "codecs", tuple(self.codecs))
         if not isinstance(self.codecs, tuple) or not set(self.codecs) <= set(get_args(CodecName)):

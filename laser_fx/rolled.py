@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,8 @@ class RolledLoop(nn.Module):
         self.per_step_count = per_step_count
         self.stacked_count = stacked_count
         self.stacked_outputs = stacked_outputs
+        self.compiled_body: Callable[..., Any] | None = None
+        """What runs in place of the body, and computes the same."""
 
     @property
     def varying_arguments(self) -> int:
@@ -95,9 +97,10 @@ class RolledLoop(nn.Module):
         stacked, invariants = arguments[first_stacked : self.varying_arguments], arguments[self.varying_arguments :]
         rows = [whole.unbind(0) for whole in stacked]
         collected: list[tuple[Any, ...]] = []
+        run_body = self.compiled_body or self.body
         for step in range(self.trip_count):
             here = (*streams[step :: self.trip_count], *(row[step] for row in rows))
-            results = self.body(*carry, *here, *invariants)
+            results = run_body(*carry, *here, *invariants)
             carry = results[: self.carry_count]
             collected.append(results[self.carry_count :])
         return (*carry, *self._outputs(list(zip(*collected, strict=True))))

@@ -20,7 +20,7 @@ from laser_fx.memory.codecs import Codec
 from laser_fx.memory.joint import Form, form_of, trace_joint
 from laser_fx.memory.outputs import distinct
 from laser_fx.memory.policy import Policy, Priced
-from laser_fx.memory.split import Split, split
+from laser_fx.memory.split import Compiler, Split, split
 from laser_fx.memory.tracked import Tracked
 from laser_fx.memory.values import Keep, Values
 from laser_fx.swaps import refuse_swapped, watch
@@ -82,6 +82,7 @@ class Segment(nn.Module):
         self.errors: dict[str, float] = {}
         self._policy: Policy = Priced()
         self._step = 0
+        self._compiler: Compiler | None = None
         self._splits: OrderedDict[tuple[Any, ...], Split] = OrderedDict()
         self._values: OrderedDict[tuple[Any, ...], Values] = OrderedDict()
 
@@ -114,6 +115,11 @@ class Segment(nn.Module):
         self._step += 1
         return outputs
 
+    def compile_with(self, compiler: Compiler) -> None:
+        """Run forward and backward in the form that a compiler makes of their graphs."""
+        self._compiler = compiler
+        self._splits.clear()
+
     def finish(self) -> None:
         """End a call of the model: bases learn from what it kept."""
         self._step = 0
@@ -139,7 +145,7 @@ class Segment(nn.Module):
 
     def _cut(self, forms: tuple[Any, ...]) -> Split:
         values = self.values(forms)
-        return split(values, self.policy.choose(values))
+        return split(values, self.policy.choose(values), self._compiler)
 
     def _trace(self, forms: tuple[Any, ...]) -> Values:
         joint = trace_joint(self.graph, forms, self.autocast)

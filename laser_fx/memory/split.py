@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,7 +16,10 @@ from laser_fx.memory.products import use_fastest
 from laser_fx.memory.values import Values, ancestors
 from laser_fx.nodes import placeholder
 
-__all__ = ["Split", "split"]
+__all__ = ["Compiler", "Split", "split"]
+
+
+Compiler = Callable[[fx.GraphModule], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Split:
         wanted: places of the inputs that get a gradient; for each the gradients it is made of.
     """
 
-    forward: fx.GraphModule
-    backward: fx.GraphModule
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
     kept_inputs: tuple[int, ...]
     codecs: tuple[Codec | None, ...]
     forms: tuple[Form, ...]
@@ -45,12 +49,13 @@ class Split:
     wanted: tuple[tuple[int, frozenset[int]], ...]
 
 
-def split(values: Values, kept: Mapping[fx.Node, Codec | None]) -> Split:
+def split(values: Values, kept: Mapping[fx.Node, Codec | None], compiler: Compiler | None = None) -> Split:
     """Cut along the values that are kept.
 
     Args:
         values: of the joint graph.
         kept: what backward gets, with codecs; everything else that it needs can be made of these.
+        compiler: makes of the two graphs what runs; None runs them as they are.
     """
     joint = values.joint
     made = [node for node in kept if node.op != "placeholder"]
@@ -63,9 +68,10 @@ def split(values: Values, kept: Mapping[fx.Node, Codec | None]) -> Split:
     if values.fastest:
         use_fastest(backward.graph)
         backward.recompile()
+    forward = _part(values, holders, [*joint.outputs, *made], drawn, "Forward")
     return Split(
-        forward=_part(values, holders, [*joint.outputs, *made], drawn, "Forward"),
-        backward=backward,
+        forward=compiler(forward) if compiler else forward,
+        backward=compiler(backward) if compiler else backward,
         codecs=tuple(kept[node] for node in (*given, *made)),
         forms=tuple(form_of(node.meta["val"], False) for node in (*given, *made)),
         kept_inputs=tuple(joint.inputs.index(node) for node in given),

@@ -19,6 +19,7 @@ from laser_fx.memory.rehearse import ungraded_time
 from laser_fx.options import Options
 from laser_fx.passes.calibrate import gradients
 from laser_fx.passes.codec_menu import menu_of
+from laser_fx.passes.compile_bodies import compile_bodies
 from laser_fx.passes.cut_segments import cut_segments, segments_of, tracked_in
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.program import Program
@@ -36,8 +37,8 @@ def plan_memory(program: Program) -> Program:
         OptionError: the budget is below what a plan can reach.
     """
     options = program.options
-    # By the letter of the method nothing but what is kept differs from eager.
-    fastest = options.products == "fastest" and options.memory != "laser"
+    # By the letter of the method nothing but what is kept differs from eager; inductor chooses kernels by itself.
+    fastest = options.products == "fastest" and options.memory != "laser" and options.kernels == "eager"
     planned = cut_segments(program.rolled, program.mode.autocast, fastest=fastest)
     elsewhere = ungraded_time(lambda: rehearse(program, planned))
     parts = parts_of(segments_of(planned))
@@ -50,6 +51,8 @@ def plan_memory(program: Program) -> Program:
     for part, policy, alone in zip(parts, found.policies, found.alone, strict=True):
         part.follow(policy)
         part.segment.errors = alone
+    if options.kernels == "inductor":
+        compile_bodies(planned)
     nest = with_bodies(program.nest, planned)
     ranks = {tracked.site: tracked.rank for tracked in tracked_in(planned)}
     sites = tuple(replace(site, rank=ranks.get(site.key)) for site in program.sites)
