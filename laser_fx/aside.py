@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["aside"]
 
@@ -17,8 +18,8 @@ _lock = threading.RLock()  # torch's tracers patch what is global to the process
 def aside() -> Iterator[None]:
     """Inside, one thread traces, and nothing that watches the caller's autograd sees what it does.
 
-    Hooks on saved tensors (checkpointing and offloading are such) would take the tracer's tensors for tensors of the
-    call, and the search for anomalies would look at numbers that a trace does not have.
+    Hooks on saved tensors and dispatch modes (checkpointing, offloading and counters are such) would take the tracer's
+    tensors for tensors of the call, and the search for anomalies would look at numbers that a trace does not have.
 
     >>> seen = []
     >>> with torch.autograd.graph.saved_tensors_hooks(seen.append, lambda kept: kept):
@@ -27,7 +28,7 @@ def aside() -> Iterator[None]:
     >>> seen
     []
     """
-    with _lock, torch.autograd.set_detect_anomaly(False):
+    with _lock, _disable_current_modes(), torch.autograd.set_detect_anomaly(False):
         before = torch._C._autograd._saved_tensors_hooks_set_tracing(True)
         try:
             yield

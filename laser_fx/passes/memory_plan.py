@@ -16,6 +16,7 @@ from laser_fx.memory.fit import Part, fit_budget, fit_time, parts_of, time_limit
 from laser_fx.memory.lowrank import Tracking, tracked_sites
 from laser_fx.memory.policy import AsEager, Policy, Priced
 from laser_fx.memory.rehearse import ungraded_time
+from laser_fx.memory.settled import Settled
 from laser_fx.options import Options
 from laser_fx.passes.calibrate import gradients
 from laser_fx.passes.codec_menu import menu_of
@@ -49,7 +50,8 @@ def plan_memory(program: Program) -> Program:
     else:
         found = Found(tuple(_policies(program, parts, elsewhere)), 0.0, ({},) * len(parts))
     for part, policy, alone in zip(parts, found.policies, found.alone, strict=True):
-        part.follow(policy)
+        is_share = isinstance(options.memory, (int, float))
+        part.follow(Settled.on(part.values, policy) if is_share else policy)
         part.segment.errors = alone
     if options.kernels == "inductor":
         compile_bodies(planned)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from laser_fx.compiler import CompiledModel
 from laser_fx.errors import InputError
@@ -144,6 +145,23 @@ def test_the_first_call_of_all_may_be_under_checkpointing(memory: Any) -> None:
     module.zero_grad()
     module(x).sum().backward()
     same_to(found, gradients(module), tolerance(memory, EXACT))
+
+
+def test_the_first_call_of_all_may_be_under_selective_checkpointing() -> None:
+    """Which looks at every operator that runs."""
+    module, x = UNIVERSAL.model().train(), UNIVERSAL.batch(4)
+    made = compiled(module, 0.3)
+
+    def keep(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        is_product = operator in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
+
+    context = partial(create_selective_checkpoint_contexts, keep)
+    checkpoint(made, x, use_reentrant=False, context_fn=context).sum().backward()
+    found = gradients(module)
+    module.zero_grad()
+    module(x).sum().backward()
+    same_to(found, gradients(module), EXACT)
 
 
 @pytest.mark.parametrize(("task", "memory"), [*EXACT_PLANS[-1:], FEW[-1]])

@@ -14,6 +14,7 @@ from tests.training.loops import (
     EXACT,
     EXACT_PLANS,
     FEW,
+    TRM,
     UNIVERSAL,
     Task,
     against_eager,
@@ -39,6 +40,15 @@ def test_batches_of_any_size_are_trained_on(task: Task, memory: Any) -> None:
         return losses, weights(module)
 
     against_eager(task, memory, recipe, count=2)
+
+
+@pytest.mark.parametrize("memory", [0.3, 0.05])
+def test_a_budget_is_the_same_share_of_any_batch(memory: float) -> None:
+    made = compiled_task(TRM, memory)
+    for size in (4, 2, 3, 16, 1, 40):
+        TRM.loss(made, made, TRM.batch(size)).backward()
+        assert made.plan is not None
+        assert made.plan.fraction <= memory
 
 
 @pytest.mark.parametrize("evaluation", [torch.no_grad, torch.inference_mode])

@@ -1,0 +1,66 @@
+"""Every block of docs/training.md runs, and prints what stands below it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+class Block(NamedTuple):
+    language: str
+    file: str
+    text: str
+
+
+BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)]
+
+
+def test_the_blocks_run_one_after_the_other_and_print_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "training"}
+    printed = ""
+    for block in BLOCKS:
+        if block.language == "python" and not block.file:
+            assert not printed, "the page does not show what a block prints"
+            stream = io.StringIO()
+            with contextlib.redirect_stdout(stream):
+                exec(compile(block.text, str(PAGE), "exec"), namespace)
+            printed = stream.getvalue()
+        elif block.language == "text" and printed:
+            assert printed == block.text
+            printed = ""
+    assert not printed
+
+
+@pytest.mark.slow
+def test_the_files_run_in_two_processes(tmp_path: Path) -> None:
+    files = [block for block in BLOCKS if block.file]
+    assert [block.file for block in files] == ["sharded.py"]
+    for block in files:
+        (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", block.file]
+        path = os.pathsep.join([str(PAGE.parents[1]), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        done = subprocess.run(
+            launch, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_what_is_said_of_sharded_weights_is_what_they_are_refused_with() -> None:
+    shown = next(block.text for block in BLOCKS if "DTensor" in block.text)
+    source = (PAGE.parents[1] / "laser_fx" / "cache.py").read_text("utf-8")
+    fix = shown.splitlines()[-1].removeprefix("  fix: ")
+    assert f'"{fix}"' in source
