@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from laser_fx.alarms import Alarms
 from laser_fx.call import Call, flatten_call
 from laser_fx.errors import InputError, NoLoopWarning, OptionError
 from laser_fx.export import OnnxFile, to_onnx
@@ -55,6 +56,7 @@ class CompiledModel(StandIn):
         self.__dict__["_programs"] = Programs(model, options)
         self.__dict__["_latest"] = None
         self.__dict__["_records"] = ()
+        self.__dict__["_alarms"] = Alarms()
         self.__dict__["_untraced"] = _untraced()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -201,6 +203,8 @@ class CompiledModel(StandIn):
         if program is None or not self._use(program).nest:
             return self._model(*args, **kwargs)
         output, self.__dict__["_records"] = run(program, call)
+        if program.mode.grad_enabled and self._records:
+            self._alarms.check(program.steps(self._records), self.options.reset_alarm)
         return output
 
     def _compile(self, state: Fingerprint, call: Call, mode: Mode, *, dynamic: bool = True) -> Program:

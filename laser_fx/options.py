@@ -37,8 +37,8 @@ class Options:
             what is left, ``‖(X − μ)Q‖²/‖X − μ‖²``.
         rank_share: in (0, 1]. The largest part of an activation's bytes that its coefficients and basis may take there;
             a step that needs more keeps the activation.
-        reset_alarm: in [0, 1]. A call in which a larger share of the steps of a site needs a basis of its own is warned
-            of, once, under the name ``laser_fx``.
+        reset_alarm: in [0, 1]. With ``memory="laser"``, a site is warned of, once, under the name ``laser_fx``, when a
+            larger share of its steps in a call makes a basis of its own; the first of a loop always does.
         approximate: whether plans may keep values with other codecs than exactly.
         codecs: those that they may take.
         max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured

@@ -26,7 +26,7 @@ FLOORS = (
     },
     {"passes", "memory"},
     {"export", "reporting"},
-    {"compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
+    {"alarms", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
     {"cli", "demo"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

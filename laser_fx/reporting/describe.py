@@ -15,6 +15,7 @@ from laser_fx import subspace
 from laser_fx.call import Call
 from laser_fx.loops import Site, Step
 from laser_fx.memory.measure import flops, saved_bytes
+from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import count_nodes
@@ -124,6 +125,10 @@ def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, 
     compiled = compile_copy(model, options).train()
     laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
     training: Program = compiled.program
+    plan: Plan | None = compiled.plan
+    if plan is not None:
+        kept = [row for row in plan.rows if row.codec.startswith("lowrank")]
+        return SavedBytes(eager, sum(row.before for row in kept), laser, sum(row.after for row in kept)), {}
     if not training.record_names:
         return SavedBytes(eager), {}
     with torch.random.fork_rng(), torch.enable_grad():
