@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["aside"]
+__all__ = ["aside", "is_checkpointed"]
 
 _lock = threading.RLock()  # torch's tracers patch what is global to the process
 
@@ -34,3 +34,16 @@ def aside() -> Iterator[None]:
             yield
         finally:
             torch._C._autograd._saved_tensors_hooks_set_tracing(before)
+
+
+def is_checkpointed() -> bool:
+    """Whether `torch.utils.checkpoint` will run what runs here again, or does so now.
+
+    >>> is_checkpointed()
+    False
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> torch.utils.checkpoint.checkpoint(lambda x: x * is_checkpointed(), x, use_reentrant=False)
+    tensor([1., 1.], grad_fn=<MulBackward0>)
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

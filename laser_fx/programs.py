@@ -18,7 +18,7 @@ from laser_fx.capture import check_finite
 from laser_fx.errors import NonFiniteError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
-from laser_fx.passes.cut_segments import segments_of
+from laser_fx.passes.cut_segments import bases_of, segments_of
 from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
@@ -114,7 +114,7 @@ class Programs:
     def of(self, model: nn.Module) -> Programs:
         """The same programs for a copy of the model."""
         other = Programs(model, self.options)
-        other._known = [known._replace(program=replace(known.program, model=model)) for known in self._known]
+        other._known = [known._replace(program=_of(model, known.program)) for known in self._known]
         return other
 
     def _explain(self, state: Fingerprint, call: Call, mode: Mode, parameters: Sequence[str]) -> None:
@@ -148,11 +148,28 @@ def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
     Raises:
         NonFiniteError: a site measured NaN.
     """
-    output, records = program.run(call)
-    for segment in segments_of(program.graph_module):
+    segments = segments_of(program.graph_module)
+    try:
+        output, records = program.run(call)
+    except BaseException as error:
+        for segment in segments:
+            segment.drop()
+        if isinstance(error, NonFiniteError):
+            check_finite(program.model, call, infinities=True)
+        raise
+    for segment in segments:
         segment.finish()
     _check_records(program, call, records)
     return output, records
+
+
+def _of(model: nn.Module, program: Program) -> Program:
+    """The program for a copy of the model; bases that are kept from call to call become the copy's own."""
+    copied, bases = replace(program, model=model), bases_of(program.graph_module)
+    if bases:
+        copied = retrack(copied, program.options)
+        bases_of(copied.graph_module).load_state_dict(bases.state_dict())
+    return copied
 
 
 def _check_records(program: Program, call: Call, records: tuple[Any, ...]) -> None:

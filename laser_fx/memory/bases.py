@@ -250,6 +250,10 @@ class TrackedBasis(nn.Module):
             self.q, self.mean = self._better()
         self._forget()
 
+    def drop(self) -> None:
+        """End a call that failed: what it pooled is dropped, and the basis is that of the call before."""
+        self._forget()
+
     def extra_repr(self) -> str:
         return f"{self.name}, features={self.features}, rank={self.q.shape[1]}, fidelity={self.fidelity}"
 

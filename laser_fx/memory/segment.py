@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from laser_fx.aside import is_checkpointed
 from laser_fx.errors import InputError
 from laser_fx.memory.codecs import Codec
 from laser_fx.memory.joint import Form, form_of, trace_joint
@@ -109,6 +110,12 @@ class Segment(nn.Module):
         self.latest = self._forms(inputs, asks)
         if any(isinstance(value, FakeTensor) for value in inputs):
             return tuple(self.graph(*inputs))  # a rehearsal, which only looks at forms
+        if self.bases and is_checkpointed():
+            raise InputError(
+                "torch.utils.checkpoint would run the call again with other bases than it had",
+                where=f"forward of {self.name}",
+                fix="compile with tracking='step', whose bases begin anew at each call, or leave the checkpoint out",
+            )
         outputs: tuple[Tensor, ...] = _Cut.apply(  # type: ignore[no-untyped-call]
             _Run(self.name, self._step), self._split(self.latest), *inputs
         )
@@ -119,6 +126,12 @@ class Segment(nn.Module):
         """Run forward and backward in the form that a compiler makes of their graphs."""
         self._compiler = compiler
         self._splits.clear()
+
+    def drop(self) -> None:
+        """End a call that failed: bases are those of the call before."""
+        self._step = 0
+        for tracked in self.bases.values():
+            tracked.drop()  # type: ignore[operator]
 
     def finish(self) -> None:
         """End a call of the model: bases learn from what it kept."""
@@ -181,7 +194,8 @@ class _Cut(torch.autograd.Function):
             results = cut.forward(*tensors)
         count = len(cut.differentiable)
         kept = [*[inputs[place] for place in cut.kept_inputs], *results[count:]]
-        ctx.layout, saved = _encoded(cut, kept, run.step)
+        with _no_autocast(kept):
+            ctx.layout, saved = _encoded(cut, kept, run.step)
         ctx.watched = watch(kept[: len(cut.kept_inputs)])
         ctx.save_for_backward(*saved)
         outputs = distinct(results[:count], cut.differentiable, [*tensors, *saved])
@@ -200,8 +214,9 @@ class _Cut(torch.autograd.Function):
         cut: Split = ctx.cut
         given = [g for g, reached in zip(gradients, cut.differentiable, strict=True) if reached]
         there = {place for place, gradient in enumerate(given) if gradient is not None}
-        kept = _decoded(cut, ctx.layout, ctx.saved_tensors)
-        with _no_autocast(kept or [g for g in given if g is not None]):
+        saved = ctx.saved_tensors
+        with _no_autocast(saved or [g for g in given if g is not None]):
+            kept = _decoded(cut, ctx.layout, saved)
             found = cut.backward(*kept, *[_fit(g, form) for g, form in zip(given, cut.tangents, strict=True)])
         results: list[Tensor | None] = [None] * ctx.inputs
         for (place, sources), gradient in zip(cut.wanted, found, strict=True):

@@ -70,6 +70,11 @@ class Tracked(nn.Module):
         for basis in self._all:
             basis.finish()
 
+    def drop(self) -> None:
+        """End a call that failed."""
+        for basis in self._all:
+            basis.drop()
+
     def encode(self, value: Tensor) -> tuple[Tensor, ...]:
         """Coefficients of a value in a basis of this size."""
         return self._like(value.device).encode(value)

@@ -55,5 +55,9 @@ def test_weights_that_were_sharded_before_are_refused_with_the_way_out(
         assert "fully_shard(laser_fx.compile(model))" in fix
 
 
-def test_bases_are_local_to_a_process(results: list[dict[str, Any]]) -> None:
-    assert [process["local bases"] for process in results] == [True, True]
+@pytest.mark.parametrize("tracking", ["step", "segment"])
+def test_bases_are_local_to_a_process(results: list[dict[str, Any]], tracking: str) -> None:
+    found = [process[f"local {tracking}"] for process in results]
+    assert [process["alone"] for process in found] == [True, True]
+    if tracking == "segment":
+        assert found[0]["bases"] != found[1]["bases"]

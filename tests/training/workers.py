@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import laser_fx
 from laser_fx.compiler import CompiledModel
 from laser_fx.errors import LaserError
+from laser_fx.options import Options
 from tests.training.loops import CONTRACTIVE, TRM, UNIVERSAL, Task, compiled, gradients, plans_apply
 
 __all__ = ["ROWS", "alone", "batches"]
@@ -122,21 +125,20 @@ def sharded_inside() -> list[str | None]:
     return refusal(made)
 
 
-def local_bases() -> bool:
-    """Whether each process has the gradients that it would have without the other one, before they are averaged."""
+def local_bases(tracking: Any) -> dict[str, Any]:
+    """Whether each process has the gradients that it would have without the other one, and what its bases are."""
     found: list[list[Tensor | None]] = []
     for wrapped in (False, True):
-        made = compiled(seeded(CONTRACTIVE), "laser")
+        options = Options.exact(memory="laser", tracking=tracking)
+        made = laser_fx.compile(seeded(CONTRACTIVE), options=options)
         run = DistributedDataParallel(made) if wrapped else made
         for batch in batches(CONTRACTIVE):
-            if isinstance(run, DistributedDataParallel):
-                with run.no_sync():
-                    CONTRACTIVE.loss(run, made, share(batch)).backward()
-            else:
+            with run.no_sync() if isinstance(run, DistributedDataParallel) else nullcontext():
                 CONTRACTIVE.loss(run, made, share(batch)).backward()
         assert plans_apply(made)
         found.append(gradients(made))
-    return all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
+    equal = all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
+    return {"alone": equal, "bases": [float(basis.double().sum()) for basis in made.bases.state_dict().values()]}
 
 
 CASES: dict[str, Callable[[], Any]] = {
@@ -149,7 +151,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "fsdp around universal 0.3": lambda: fsdp_around(UNIVERSAL, 0.3),
     "sharded before": sharded_before,
     "sharded inside": sharded_inside,
-    "local bases": local_bases,
+    "local step": lambda: local_bases("step"),
+    "local segment": lambda: local_bases("segment"),
 }
 
 
