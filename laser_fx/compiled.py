@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from laser_fx.alarms import Alarms
+from laser_fx.calibration import Calibration
 from laser_fx.call import Call, flatten_call
 from laser_fx.errors import InputError, NoLoopWarning, OptionError
 from laser_fx.export import OnnxFile, to_onnx
@@ -51,9 +52,15 @@ class CompiledModel(StandIn):
     was made from. Code under `torch.compile` calls it between two graphs: where there must be one, it is refused.
     """
 
-    def __init__(self, model: nn.Module, options: Options) -> None:
+    def __init__(self, model: nn.Module, options: Options, calibration: Calibration | None = None) -> None:
         super().__init__(model)
-        self.__dict__["_programs"] = Programs(model, options)
+        if options.basis == "frozen" and options.forward == "lowrank" and calibration is None:
+            raise OptionError(
+                "basis is 'frozen', and there is no calibration",
+                where="Options.basis",
+                fix="pass calibration=laser_fx.calibrate(model, data) to compile",
+            )
+        self.__dict__["_programs"] = Programs(model, options, calibration)
         self.__dict__["_latest"] = None
         self.__dict__["_records"] = ()
         self.__dict__["_alarms"] = Alarms()
@@ -67,6 +74,11 @@ class CompiledModel(StandIn):
     def options(self) -> Options:
         """The options it was compiled with."""
         return self._programs.options  # type: ignore[no-any-return]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The frozen bases it was given."""
+        return self._programs.calibration  # type: ignore[no-any-return]
 
     @property
     def program(self) -> Program:
@@ -159,7 +171,7 @@ class CompiledModel(StandIn):
                 where="CompiledModel.with_options",
                 fix="call laser_fx.compile again",
             )
-        other = CompiledModel(self._model, options)
+        other = CompiledModel(self._model, options, self.calibration)
         other._take(self, self._programs.under(options))
         return other
 
@@ -176,12 +188,12 @@ class CompiledModel(StandIn):
         )
 
     def _twin(self, model: nn.Module) -> CompiledModel:
-        other = CompiledModel(model, self.options)
+        other = CompiledModel(model, self.options, self.calibration)
         other._take(self, self._programs.of(model))
         return other
 
     def __reduce__(self) -> Any:
-        return CompiledModel, (self._model, self.options), self._hooks()
+        return CompiledModel, (self._model, self.options, self.calibration), self._hooks()
 
     def _take(self, other: CompiledModel, programs: Programs) -> None:
         """Take over the programs of another one, in the same order."""

@@ -1,12 +1,15 @@
-"""`compile` and `inspect`: the public functions."""
+"""`compile`, `inspect` and `calibrate`: the public functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from laser_fx.calibration import Calibration
+from laser_fx.calibrator import Target
+from laser_fx.calibrator import calibrate as search
 from laser_fx.call import flatten_call
 from laser_fx.compiled import CompiledModel, compiled_copy
 from laser_fx.errors import InputError, OptionError
@@ -15,7 +18,7 @@ from laser_fx.program import Mode
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
 
-__all__ = ["CompiledModel", "compile", "inspect"]
+__all__ = ["CompiledModel", "calibrate", "compile", "inspect"]
 
 
 def compile(
@@ -24,6 +27,7 @@ def compile(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     options: Options | None = None,
+    calibration: Calibration | None = None,
 ) -> CompiledModel:
     """Compile a recursive model: find its weight-shared loops, roll them, and track the subspaces of their activations.
 
@@ -33,6 +37,7 @@ def compile(
             Ranks that are found by measurement (``Options(rank=None)``) are found on these: make them representative.
         example_kwargs: keyword arguments to go with them.
         options: see `Options`; `Options.exact()` changes no number.
+        calibration: what `calibrate` found; used with ``Options(basis="frozen")``.
 
     Returns:
         A module to use in the model's place.
@@ -64,7 +69,7 @@ def compile(
         raise OptionError(
             f"options is a {type(options).__name__}", where="compile(options)", fix="pass laser_fx.Options"
         )
-    compiled = CompiledModel(model, options or Options())
+    compiled = CompiledModel(model, options or Options(), calibration)
     if example_inputs is not None or example_kwargs is not None:
         call = flatten_call(_as_tuple(example_inputs), example_kwargs or {}, compiled._argument_names())
         compiled.prepare(call, Mode(model.training, model.training, None))
@@ -95,6 +100,52 @@ def inspect(
         return describe_program(compiled.program, {}, compiled_copy)
     finally:
         model.train(was_training)
+
+
+def calibrate(
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    target: Target = "agreement",
+    tolerance: float = 0.01,
+    answers: Iterable[Tensor] | None = None,
+) -> Calibration:
+    """Find frozen bases with which a model answers as before, in fewer operations.
+
+    A site is computed through a basis of what it takes (``"activation"``) or of what it gives (``"output"``), chosen
+    end to end: the share of energy that all sites drop is raised as far as the predictions allow, for either
+    objective, and then sites change to the other's basis where that is cheaper. Predictions are the largest entries of
+    the last dimension of the first floating output; an example counts if all of them are right.
+
+    Args:
+        model: evaluated as ``model.eval()``; it is shared, not copied.
+        data: batches of one shape, each the positional arguments of one call, at least two. The first half is searched
+            on, the second half is held out.
+        target: ``"agreement"``: predictions should be the exact model's; ``"accuracy"``: they should be right.
+        tolerance: the share of examples that may be lost.
+        answers: the right predictions of every batch, (batch, …), for ``"accuracy"``.
+
+    Raises:
+        InputError: too little data, a model without a site, or one without an output to predict from.
+        OptionError: an argument out of its range.
+
+    >>> import torch
+    >>> class Looped(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+    ...     def forward(self, x):
+    ...         for _ in range(3):
+    ...             x = x + self.down(torch.relu(self.up(x)))
+    ...         return x
+    >>> data = [torch.randn(4, 2) @ torch.ones(2, 8) for _ in range(4)]
+    >>> model = Looped()
+    >>> found = calibrate(model, data)
+    >>> found.flops_share <= 1.0
+    True
+    >>> compiled = compile(model.eval(), (data[0],), options=Options(basis="frozen"), calibration=found)
+    """
+    return search(model, data, target, tolerance, answers)
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:

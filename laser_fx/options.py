@@ -11,6 +11,7 @@ from laser_fx.errors import OptionError
 __all__ = ["Options"]
 
 Forward = Literal["lowrank", "exact"]
+Basis = Literal["tracked", "frozen"]
 Memory = Literal["laser", "lean", "min"]
 Products = Literal["fastest", "eager"]
 Kernels = Literal["eager", "inductor"]
@@ -25,6 +26,8 @@ class Options:
     Args:
         forward: what evaluation graphs compute at a site. ``"lowrank"`` goes through the tracked
             basis, ``"exact"`` leaves every linear as it is. A training forward is always exact.
+        basis: where the bases of an evaluation come from: ``"tracked"`` ones follow the loop, ``"frozen"`` ones are
+            those of the calibration that is given to `compile`, see `laser_fx.calibrate`.
         memory: what training graphs save for backward. At a site, ``"laser"`` saves the coefficients
             ``Z = XQ`` and the basis ``Q`` instead of ``X`` (arXiv 2604.17224); ``None`` saves what eager saves. The
             others are plans: ``"lean"`` saves the least bytes with which a step takes at most 5 % longer than in eager;
@@ -70,6 +73,7 @@ class Options:
     """
 
     forward: Forward = "lowrank"
+    basis: Basis = "tracked"
     memory: Memory | float | None = "laser"
     tracking: Tracking = "step"
     centre: bool = False
@@ -86,6 +90,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
+        _one_of("basis", self.basis, get_args(Basis))
         _check_memory(self.memory)
         for name in ("approximate", "centre"):
             if not isinstance(getattr(self, name), bool):

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from laser_fx.cache import plain_values, program_for
+from laser_fx.calibration import Calibration
 from laser_fx.call import Call
 from laser_fx.capture import check_finite
 from laser_fx.errors import NonFiniteError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import bases_of, segments_of
+from laser_fx.passes.freeze import freeze
 from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
@@ -47,10 +49,11 @@ class Programs:
     Args:
         model: the model.
         options: what its programs may do.
+        calibration: bases for ``Options(basis="frozen")``.
     """
 
-    def __init__(self, model: nn.Module, options: Options) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: nn.Module, options: Options, calibration: Calibration | None = None) -> None:
+        self.model, self.options, self.calibration = model, options, calibration
         self._known: list[_Known] = []
         self._causes: Counter[str] = Counter()
         self._told = False
@@ -85,7 +88,7 @@ class Programs:
         like = [known.program for known in self._known if known.mode == mode and known.state == state]
         # A free leading size holds from 2 on; the second program for a single row is one of its own.
         single = call.shared_batch() == 1 and any(program.capture.dynamic for program in like)
-        program = program_for(self.model, state, call, mode, self.options, dynamic=dynamic and not single)
+        program = self._frozen(program_for(self.model, state, call, mode, self.options, dynamic=dynamic and not single))
         self._known.append(_Known(state, mode, plain_values(call), program))
         return program
 
@@ -107,15 +110,23 @@ class Programs:
 
     def under(self, options: Options) -> Programs:
         """The same programs under other options, with the same ``min_trip``."""
-        other = Programs(self.model, options)
-        other._known = [known._replace(program=retrack(known.program, options)) for known in self._known]
+        other = Programs(self.model, options, self.calibration)
+        other._known = [known._replace(program=other._frozen(retrack(known.program, options))) for known in self._known]
         return other
 
     def of(self, model: nn.Module) -> Programs:
         """The same programs for a copy of the model."""
-        other = Programs(model, self.options)
+        other = Programs(model, self.options, self.calibration)
         other._known = [known._replace(program=_of(model, known.program)) for known in self._known]
         return other
+
+    def _frozen(self, program: Program) -> Program:
+        """An evaluation with the calibration's bases, where they are asked for."""
+        wanted = self.options.forward == "lowrank" and self.options.basis == "frozen"
+        is_evaluation = not (program.mode.grad_enabled or program.mode.training)
+        if self.calibration is None or not (wanted and is_evaluation and program.nest):
+            return program
+        return freeze(program, self.calibration)
 
     def _explain(self, state: Fingerprint, call: Call, mode: Mode, parameters: Sequence[str]) -> None:
         """Log what changed since the latest program, of this mode if there is one; each thing once."""

@@ -17,6 +17,7 @@ FLOORS = (
         "structured",
         "cut_structured",
         "inline_regions",
+        "calibration",
         "call",
         "capture",
         "program",
@@ -26,7 +27,7 @@ FLOORS = (
     },
     {"passes", "memory"},
     {"export", "reporting"},
-    {"alarms", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
+    {"alarms", "calibrator", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
     {"cli", "demo"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,7 +9,7 @@ import pytest
 
 import laser_fx
 
-PUBLIC = {"CompiledModel", "Options", "__version__", "compile", "errors", "export", "inspect", "loop"}
+PUBLIC = {"CompiledModel", "Options", "__version__", "calibrate", "compile", "errors", "export", "inspect", "loop"}
 
 
 def module_names() -> list[str]:

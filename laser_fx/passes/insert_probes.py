@@ -30,6 +30,7 @@ class _Probes:
 
     title = "Probed"
     carries_basis = False
+    records = True
 
     def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
         return {}

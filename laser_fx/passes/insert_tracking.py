@@ -48,6 +48,7 @@ class _Tracking:
 
     title = "Tracked"
     carries_basis = True
+    records = True
 
     def __init__(self, use: Use) -> None:
         self.use = use

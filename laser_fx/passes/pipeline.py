@@ -114,7 +114,11 @@ def _use(program: Program) -> Use | None:
     if program.mode.grad_enabled:
         return "backward" if program.options.memory == "laser" and program.options.tracking == "step" else None
     # A training forward is exact without gradients too: checkpointing runs it once without, and once with them.
-    return "forward" if program.options.forward == "lowrank" and not program.mode.training else None
+    return (
+        "forward"
+        if program.options.forward == "lowrank" and program.options.basis == "tracked" and not program.mode.training
+        else None
+    )
 
 
 def place_sites(program: Program, use: Use) -> tuple[PlacedSite, ...]:

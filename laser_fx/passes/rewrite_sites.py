@@ -65,6 +65,9 @@ class SiteRewriter(Protocol):
     carries_basis: bool
     """Whether each site hands a basis to its next step."""
 
+    records: bool
+    """Whether each site has a record."""
+
     def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
         """Placeholders to add at the top: name → shape, all float32."""
 
@@ -76,7 +79,7 @@ class SiteRewriter(Protocol):
 
     def write(
         self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
-    ) -> tuple[fx.Node | None, fx.Node | None, fx.Node]:
+    ) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:
         """In the body: (value that replaces the linear's or None to keep it, next basis, record)."""
 
 
@@ -136,7 +139,8 @@ class _Copier:
         )
         if basis is not None:
             self.bases[site.key] = basis
-        self.records[site.key] = record
+        if record is not None:
+            self.records[site.key] = record
         return value
 
     def _loop(self, node: fx.Node, loop: RolledLoop) -> None:
@@ -151,7 +155,7 @@ class _Copier:
         arguments = (*old[: loop.carry_count], *carried, *old[loop.carry_count :], *handed)
         call = self.graph.call_module(name, arguments)
         call.name = node.name
-        places = ResultPlaces.of(loop, len(node.meta["val"]), len(carried), len(keys))
+        places = ResultPlaces.of(loop, len(node.meta["val"]), len(carried), len(body.records))
         records = [[record.meta["val"]] * loop.trip_count for record in body.records.values()]
         call.meta = {**node.meta, "val": places.merged(node.meta["val"], [b.meta["val"] for b in carried], records)}
         self.env[node] = _Call(call, places)
@@ -159,8 +163,9 @@ class _Copier:
         for number, key in enumerate(keys):
             if carried:
                 self.bases[key] = self._take(emit, call, places.old_carry + number, f"basis_{identifier(key)}")
-            first = places.old_lists + len(carried)
-            self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
+            if key in body.records:
+                first = places.old_lists + len(carried)
+                self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
 
     def _take(self, emit: Emitter, call: fx.Node, index: int, name: str) -> fx.Node:
         node = self.graph.create_node("call_function", getitem, (call, index), {}, name)
@@ -213,7 +218,7 @@ class _Top(_Copier):
             elif node.op != "placeholder":
                 self.copy(node)
         graph_module = finish(self.root, self.graph, self.rewriter.title)
-        notes = tuple(f"{self.rewriter.title}: {key}" for key in self.records)
+        notes = tuple(f"{self.rewriter.title}: {site.key}" for site in self.sites)
         return RewrittenSites(graph_module, notes, tuple(self.records), tuple(self.shapes))
 
     def _fake(self, shape: tuple[int, ...], holders: Sequence[fx.Node]) -> torch.Tensor:
@@ -254,7 +259,7 @@ class _Body(_Copier):
     def _output(self, node: fx.Node) -> None:
         results: Any = fx.map_arg(node.args[0], lambda n: self.env[n])
         # Records come in the order of the sites, which is the order in which the parent takes them.
-        self.records = {site.key: self.records[site.key] for site in self.sites}
+        self.records = {site.key: self.records[site.key] for site in self.sites if self.rewriter.records}
         bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []
         places = ResultPlaces.of(self.loop, len(results), len(bases), len(self.records))
         self.graph.output(tuple(places.merged(results, bases, list(self.records.values()))))

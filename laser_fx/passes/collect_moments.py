@@ -1,0 +1,70 @@
+"""Sums ``XᵀX`` of the activation at every site while a graph runs: what frozen bases are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+
+from laser_fx.loops import Site
+from laser_fx.passes.find_sites import PlacedSite
+from laser_fx.passes.rewrite_sites import Emitter, identifier, rewrite_sites
+
+__all__ = ["Moments", "collect_moments"]
+
+
+class Moments:
+    """``Σ XᵀX`` of one site over all steps and calls: (D, D) float64. Stands in a graph as an operator.
+
+    Args:
+        features: D.
+        device: of the activation.
+    """
+
+    __name__ = "collect_moments"
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        self.total = torch.zeros(features, features, dtype=torch.float64, device=device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Add an activation (..., D), and hand it on."""
+        if not isinstance(x, FakeTensor):
+            flat = x.detach().reshape(-1, x.shape[-1]).float()
+            self.total += flat.mT @ flat
+        return x
+
+
+def collect_moments(rolled: fx.GraphModule, placed: Sequence[PlacedSite]) -> tuple[fx.GraphModule, dict[str, Moments]]:
+    """A graph that computes what ``rolled`` does and fills the moments of its sites, by key, whenever it runs."""
+    found = {p.site.key: Moments(p.site.features, p.node.all_input_nodes[0].meta["val"].device) for p in placed}
+    return rewrite_sites(rolled, placed, _Collecting(found)).graph_module, found
+
+
+class _Collecting:
+    """See `collect_moments`."""
+
+    title = "Collected"
+    carries_basis = False
+    records = False
+
+    def __init__(self, moments: Mapping[str, Moments]) -> None:
+        self.moments = moments
+
+    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
+        return {}
+
+    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
+        return ()
+
+    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
+        raise NotImplementedError("moments are not carried")
+
+    def write(
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
+    ) -> tuple[fx.Node, None, None]:
+        x, *rest = linear
+        seen = emit.call(self.moments[site.key], (x,), f"seen_{identifier(site.name)}")
+        return emit.call(torch.ops.aten.linear.default, (seen, *rest), f"linear_{identifier(site.name)}"), None, None
