@@ -31,7 +31,7 @@ def test_batches_of_any_size_are_trained_on(task: Task, memory: Any) -> None:
     def recipe(run: Any, module: Any) -> Any:
         optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
         losses = []
-        for size in (4, 7, 4, 3, 1, 4):
+        for size in (4, 7, 1, 4):
             optimiser.zero_grad()
             loss = task.loss(run, module, task.batch(size))
             loss.backward()
@@ -42,17 +42,22 @@ def test_batches_of_any_size_are_trained_on(task: Task, memory: Any) -> None:
     against_eager(task, memory, recipe, count=2)
 
 
-@pytest.mark.parametrize("memory", [0.3, 0.05])
-def test_a_budget_is_the_same_share_of_any_batch(memory: float) -> None:
+def test_a_budget_is_the_same_share_of_any_batch() -> None:
+    memory = 0.3
     made = compiled_task(TRM, memory)
-    for size in (4, 2, 3, 16, 1, 40):
+    for size in (4, 2, 16):
         TRM.loss(made, made, TRM.batch(size)).backward()
         assert made.plan is not None
         assert made.plan.fraction <= memory
 
 
-@pytest.mark.parametrize("evaluation", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize(("task", "memory"), FEW)
+@pytest.mark.parametrize(
+    ("task", "memory", "evaluation"),
+    [
+        pytest.param(*plan.values, evaluation, id=f"{plan.id}-{evaluation.__name__}")
+        for plan, evaluation in zip(FEW, (torch.no_grad, torch.inference_mode, torch.no_grad), strict=True)
+    ],
+)
 def test_evaluation_between_steps_changes_nothing(
     task: Task, memory: Any, evaluation: Callable[[], AbstractContextManager[Any]]
 ) -> None:
