@@ -117,7 +117,10 @@ class Options:
 
     @classmethod
     def exact(cls, **changes: Any) -> Options:
-        """Find, re-roll and export, but change no number: compiled equals eager bitwise on CPU fp32."""
+        """Find, re-roll and export, but change no number: compiled equals eager bitwise on CPU fp32.
+
+        With a plan, ``exact(memory=…)``, gradients equal eager's to rounding; bitwise with ``products="eager"``.
+        """
         return cls(**{"forward": "exact", "memory": None, **changes})
 
 
