@@ -117,7 +117,7 @@ def test_a_nan_is_named_by_site_and_step() -> None:
     model = compiled(x)
     with torch.no_grad():  # what comes in is finite, what a site measures is not
         model.block.qkv.weight.fill_(1e38)
-    with pytest.raises(NonFiniteError, match="step [01]"):
+    with pytest.raises(NonFiniteError, match=r"step [01]"):
         train(model, x)
 
 
