@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,17 @@ class Arm:
     Args:
         title: what it is, in a few words.
         put_on: takes the model's inner module, and returns what is called in its place.
-        options: the options that `laser_fx.compile` got; None where it was not called.
+        settings: what `laser_fx.Options` got; None where nothing was compiled.
     """
 
     title: str
     put_on: Callable[[nn.Module], nn.Module]
-    options: Options | None = None
+    settings: Mapping[str, Any] | None = None
 
 
-def _compiled(title: str, options: Options) -> Arm:
-    return Arm(title, lambda inner: laser_fx.compile(inner, options=options), options)
+def _compiled(title: str, **settings: Any) -> Arm:
+    # Options are made when they are needed: an arm that this version does not know hinders no other one.
+    return Arm(title, lambda inner: laser_fx.compile(inner, options=Options.exact(**settings)), settings)
 
 
 @torch.no_grad()
@@ -78,10 +79,10 @@ def from_int8(packed: Packed) -> Tensor:
 ARMS = {
     "eager": Arm("eager", lambda inner: inner),
     "nudged": Arm("eager, initial weights × (1 + 1e-6)", nudge),
-    "lean": _compiled('memory="lean"', Options.exact(memory="lean")),
+    "lean": _compiled('memory="lean"', memory="lean"),
     "int8": Arm("int8 hooks on all saved tensors", _in_int8),
-    "laser 0.99": _compiled("LASER, fidelity 0.99", Options(forward="exact", fidelity=0.99)),
-    "laser 0.999": _compiled("LASER, fidelity 0.999", Options(forward="exact", fidelity=0.999)),
+    "laser 0.99": _compiled("LASER, fidelity 0.99", memory="laser", fidelity=0.99),
+    "laser 0.999": _compiled("LASER, fidelity 0.999", memory="laser", fidelity=0.999),
 }
 """By name. The first one is what all others are compared with."""
 

@@ -24,7 +24,7 @@ Key = tuple[str, str, int]
 def config_hash(model: str, arm: str, *, full_gradient: bool = False) -> str:
     """What decides the outcome of a run besides its seed: the recipe, the arm and the number of puzzles."""
     recipe = recipe_of(model, 0, full_gradient=full_gradient)
-    text = repr((recipe, ARMS[arm].title, ARMS[arm].options, HELD_OUT))
+    text = repr((recipe, ARMS[arm].title, ARMS[arm].settings, HELD_OUT))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
