@@ -30,8 +30,8 @@ def _reduced(name: str, **changes: object) -> Recipe:
 
 
 MODELS = {
-    "sudoku": _reduced("sudoku", batches=160, batch_size=48),
-    "attention": _reduced("attention", batches=220, batch_size=32),
+    "sudoku": _reduced("sudoku", batches=180, batch_size=48),
+    "attention": _reduced("attention", batches=250, batch_size=32),
 }
 
 
