@@ -79,7 +79,8 @@ def from_int8(packed: Packed) -> Tensor:
 ARMS = {
     "eager": Arm("eager", lambda inner: inner),
     "nudged": Arm("eager, initial weights × (1 + 1e-6)", nudge),
-    "lean": _compiled('memory="lean"', memory="lean"),
+    "lean": _compiled('`memory="lean"`, exact but for the rounding of faster products', memory="lean"),
+    "lean, eager's products": _compiled('`memory="lean", products="eager"`', memory="lean", products="eager"),
     "int8": Arm("int8 hooks on all saved tensors", _in_int8),
     "laser 0.99": _compiled("LASER, fidelity 0.99", memory="laser", fidelity=0.99),
     "laser 0.999": _compiled("LASER, fidelity 0.999", memory="laser", fidelity=0.999),
