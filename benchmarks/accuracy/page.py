@@ -24,10 +24,10 @@ Both architectures of the zoo were trained from scratch under every arm: `sudoku
 by rotary attention. An arm replaces what is called in a supervision step; weights, optimiser and loss are the same
 objects. Within a seed, all arms start from the same weights and see the same puzzles in the same order.
 
-**These are reduced models**, so that a run takes seconds on one thread: 4×4 sudoku with 4 givens, width 48, two
-blocks, H = 2, L = 2, two supervision steps in training and at test, gradients of the last H cycle, float32. The
-full-size recipes (6×6 sudoku, widths 256 and 192) were not measured, nor was a GPU. Training stops before the models
-saturate, where a worse gradient would still show.
+**These are reduced models**, so that a run takes seconds on one thread: 4×4 sudoku with 4 givens, width 48, one block
+(`sudoku`) or two (`attention`), H = 2, L = 2, two supervision steps in training and at test, gradients of the last H
+cycle, float32. The full-size recipes (6×6 sudoku, widths 256 and 192, two blocks) were not measured, nor was a GPU.
+Training stops before the models saturate, where a worse gradient would still show.
 
 An answer counts if every cell is right. There are {held_out:,} different held-out puzzles, the same for all runs; by a
 hash of the puzzle none is ever trained on, though puzzles that its symmetries make of it are. What is evaluated is the

@@ -19,10 +19,16 @@ _HELD_OUT_SEED = 2604
 _TASK = Sudoku(4, givens=4)
 
 
-def _reduced(name: str, **changes: object) -> Recipe:
+def _reduced(name: str, blocks: int, **changes: object) -> Recipe:
     """A recipe of the zoo with 4×4 puzzles, a narrower model, fewer batches, and float32 throughout."""
     base = RECIPES[name]
-    sizes = {"seq_len": _TASK.seq_len, "vocab_size": _TASK.vocab_size, "hidden_size": 48, "num_heads": 2}
+    sizes = {
+        "seq_len": _TASK.seq_len,
+        "vocab_size": _TASK.vocab_size,
+        "hidden_size": 48,
+        "num_heads": 2,
+        "L_layers": blocks,
+    }
     config = TRMConfig(**{**vars(base.config), **sizes, "H_cycles": 2, "L_cycles": 2})
     common = {"pool": 4_000, "supervision_steps": 2, "test_steps": 2, "warmup": 50, "decay_share": 0.5}
     shared = {**common, "task": _TASK, "config": config, "curriculum": (), "bfloat16": False}
@@ -30,8 +36,8 @@ def _reduced(name: str, **changes: object) -> Recipe:
 
 
 MODELS = {
-    "sudoku": _reduced("sudoku", batches=180, batch_size=48),
-    "attention": _reduced("attention", batches=250, batch_size=32),
+    "sudoku": _reduced("sudoku", blocks=1, batches=140, batch_size=48),
+    "attention": _reduced("attention", blocks=2, batches=250, batch_size=32),
 }
 
 

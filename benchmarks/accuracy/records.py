@@ -60,8 +60,7 @@ def current(records: Iterable[Record], *, full_gradient: bool = False) -> dict[K
 
 
 def commit() -> str:
-    """The commit that the code is at, with a plus where files differ from it; "unknown" outside of a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    """The latest commit that changed the package; "unknown" outside of a checkout."""
+    command = ["git", "log", "-1", "--format=%h", "--", "laser_fx"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
