@@ -122,7 +122,7 @@ def _details(runs: Sequence[Record]) -> Figures:
     if "kept" in runs[0]:
         found["kept_fraction"] = float(np.mean([record["kept"]["fraction"] for record in runs]))
         found["kept_bytes"] = float(np.mean([record["kept"]["bytes"] for record in runs]))
-        found["planned_fraction"] = runs[0]["plan_fraction"]
+        found["planned_fraction"] = _mean(record["plan_fraction"] for record in runs)
         for at in ("untrained", "trained"):
             measured = [record[f"gradient_{at}"] for record in runs]
             found[f"gradient_{at}"] = {

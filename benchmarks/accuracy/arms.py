@@ -82,6 +82,12 @@ ARMS = {
     "lean": _compiled('`memory="lean"`, exact but for the rounding of faster products', memory="lean"),
     "lean, eager's products": _compiled('`memory="lean", products="eager"`', memory="lean", products="eager"),
     "int8": Arm("int8 hooks on all saved tensors", _in_int8),
+    "min": _compiled(
+        '`memory="min", approximate=True, max_gradient_error=0.05`',
+        memory="min",
+        approximate=True,
+        max_gradient_error=0.05,
+    ),
     "laser 0.99": _compiled("LASER, fidelity 0.99", memory="laser", fidelity=0.99),
     "laser 0.999": _compiled("LASER, fidelity 0.999", memory="laser", fidelity=0.999),
 }
