@@ -36,6 +36,11 @@ def _compiled(title: str, **settings: Any) -> Arm:
     return Arm(title, lambda inner: laser_fx.compile(inner, options=Options.exact(**settings)), settings)
 
 
+def _laser(fidelity: float, tracking: str) -> Arm:
+    title = f'`memory="laser", tracking="{tracking}", fidelity={fidelity:g}`'
+    return _compiled(title, memory="laser", tracking=tracking, fidelity=fidelity)
+
+
 @torch.no_grad()
 def nudge(inner: nn.Module) -> nn.Module:
     """The same module, the weights of its blocks moved by a part in a million: a difference that cannot matter.
@@ -88,8 +93,10 @@ ARMS = {
         approximate=True,
         max_gradient_error=0.05,
     ),
-    "laser 0.99": _compiled("LASER, fidelity 0.99", memory="laser", fidelity=0.99),
-    "laser 0.999": _compiled("LASER, fidelity 0.999", memory="laser", fidelity=0.999),
+    "laser 0.99": _laser(0.99, "step"),
+    "laser 0.999": _laser(0.999, "step"),
+    "pooled 0.99": _laser(0.99, "segment"),
+    "pooled 0.999": _laser(0.999, "segment"),
 }
 """By name. The first one is what all others are compared with."""
 

@@ -24,6 +24,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     for axis, (name, model) in zip(axes[0], models.items(), strict=True):
         _panel(axis, name, model, 100 * figures["margin"])
     axes[0][0].set_ylabel(f"exact match on {figures['held_out']:,} held-out puzzles, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -43,7 +45,8 @@ def _panel(axis: Axes, name: str, model: dict[str, Any], margin: float) -> None:
             spread = [[mean - low], [high - mean]]
             label = "mean, 95 % (t)" if place == 0 else None
             axis.errorbar(place, mean, spread, fmt="o", color=_MEAN, capsize=4, markersize=5, zorder=3, label=label)
-    axis.set_xticks(range(len(arms)), [name.replace(" ", "\n") for name in arms])
+    axis.set_xticks(range(len(arms)), [name.replace(" ", "\n", 1) for name in arms], fontsize=9)
     axis.set_title(name)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower left", frameon=False, fontsize=8)
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, 0), min(high, 100))  # a t interval does not know where shares end

@@ -27,7 +27,7 @@ objects. Within a seed, all arms start from the same weights and see the same pu
 **These are reduced models**, so that a run takes seconds on one thread: 4×4 sudoku with 4 givens, width 48, one block
 (`sudoku`) or two (`attention`), H = 2, L = 2, two supervision steps in training and at test, gradients of the last H
 cycle, float32. The full-size recipes (6×6 sudoku, widths 256 and 192, two blocks) were not measured, nor was a GPU.
-Training stops before the models saturate, where a worse gradient would still show.
+Training stops where most runs are short of saturation, so that a worse gradient would show.
 
 An answer counts if every cell is right. There are {held_out:,} different held-out puzzles, the same for all runs; by a
 hash of the puzzle none is ever trained on, though puzzles that its symmetries make of it are. What is evaluated is the
@@ -41,6 +41,10 @@ averaged weights, in PyTorch as it is.
 _DESCRIPTIONS = {
     "eager": "PyTorch as it is",
     "nudged": "eager again, from initial weights larger by one part in a million: what chance alone does to a seed",
+    "laser 0.99": "LASER by the letter: a basis follows the loop from step to step; fidelity 0.99",
+    "laser 0.999": "the same at fidelity 0.999",
+    "pooled 0.99": "LASER with one basis for all steps of a call, pooled for the next call; fidelity 0.99",
+    "pooled 0.999": "the same at fidelity 0.999",
     "int8": "saved-tensor hooks that keep every float tensor but weights in 8 bits, a scale a row: a peer's method",
 }
 
@@ -54,10 +58,10 @@ _READING = """## How to read the tests
   seed. Nothing is corrected for the {tests} comparisons.
 - **McNemar** compares the final answers of two models, puzzle by puzzle (exact): puzzles that only eager solved
   against those that only the arm solved. It speaks of these models, not of the arm: runs that differ by chance alone
-  may give small p values too, as the nudged arm shows. Pooled over seeds p is smaller than it should be, since all
-  seeds answer the same puzzles.
-- Training multiplies any difference, so a seed's result under an arm that computes almost the same gradient may differ
-  by points. The spread of the nudged arm's differences is that noise; an arm is to be judged against it.
+  may give small p values too, see the nudged arm. Pooled over seeds p is smaller than it should be, since all seeds
+  answer the same puzzles.
+- Training may multiply any difference, so that a seed's result under almost the same gradients differs by points. The
+  spread of the nudged arm's differences is that noise; an arm is to be judged against it.
 """
 
 _COSTS = """What an arm keeps of the bytes that eager keeps for backward, and its worst parameter's gradient, in one
@@ -190,7 +194,9 @@ def _tracking(model: Figures) -> str:
     ]
     if not rows:
         return ""
-    silent = [arm for arm in model["arms"] if arm.startswith("laser") and "tracking" not in model["arms"][arm]]
+    silent = [
+        arm for arm in model["arms"] if arm.startswith(("laser", "pooled")) and "tracking" not in model["arms"][arm]
+    ]
     note = (
         f"\n\nUnder {' and '.join(silent)} no site is compressed: no basis would be smaller than what it replaces."
         if silent

@@ -80,8 +80,10 @@ def _watch(worn: torch.nn.Module) -> dict[str, Tally]:
 
     def count(compiled: CompiledModel, *_: Any) -> None:
         # The report says the same of the latest call, but measures spectra every time that it is asked.
-        for key, steps in compiled.program.steps(compiled._records).items():
-            tallies.setdefault(key, Tally()).add(steps)
+        steps = compiled.program.steps(compiled._records) if compiled._records else {}
+        steps |= {tracked.site: tracked.steps for tracked in compiled.bases.values()}
+        for key, made in steps.items():
+            tallies.setdefault(key, Tally()).add(made)
 
     if compiled_of(worn) is not None:
         worn.register_forward_hook(count)  # type: ignore[arg-type]
