@@ -14,13 +14,14 @@ import torch
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import recipes, records
 from benchmarks.accuracy.aggregate import aggregate
-from benchmarks.accuracy.arms import ARMS, from_int8, to_int8
+from benchmarks.accuracy.arms import ARMS, CONTROLS, from_int8, to_int8
 from benchmarks.accuracy.figure import draw
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.probe import bytes_kept, gradient_error, probe_batch
 from benchmarks.accuracy.publish import FIGURES, PAGE, PICTURE
 from benchmarks.accuracy.recipes import held_out, recipe_of
 from benchmarks.accuracy.run import answers, pack, run, unpack
+from laser_fx.options import Options
 from laser_fx.zoo.evaluate import evaluate
 from laser_fx.zoo.tasks import is_held_out
 from laser_fx.zoo.trainer import Trainer
@@ -104,6 +105,20 @@ def test_the_plan_of_an_arm_runs(worn: tuple[Any, Any, Any]) -> None:
     kept = bytes_kept(put_on, inner, recipe, probe_batch(recipe))
     assert kept["fraction"] < 0.8
     assert put_on.plan is not None
+
+
+@pytest.mark.parametrize("arm", ["laser 0.99", "pooled 0.99"])
+def test_laser_tracks_bases_at_every_call_and_moves_gradients_a_little(tiny: None, arm: str) -> None:
+    record = tiny_run("attention", arm)
+    # Two batches of two supervision steps, of which the loop with gradients makes two steps each.
+    assert {entry["steps"] for entry in record["sites"].values()} == {2 * 2 * 2}
+    assert record["all_sites"]["fidelity"] >= 0.99
+    assert 0 < record["gradient_trained"]["worst_relative_error"] < 0.2
+
+
+def test_this_version_has_the_options_of_every_arm() -> None:
+    made = [Options.exact(**arm.settings) for arm in ARMS.values() if arm.settings is not None]
+    assert len(set(made)) == len(made) == len(ARMS) - len(CONTROLS) - 1  # int8 is no plan of ours
 
 
 def test_int8_is_within_half_a_step_of_every_row() -> None:
