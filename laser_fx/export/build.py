@@ -72,9 +72,10 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
         producer_name=PRODUCER,
         producer_version=package_version(),
         functions=[*stitcher.functions.values(), *functions.all_functions()],
-        metadata_props=metadata.to_properties(),
     )
     _clean(model)
+    metadata = _without_removed_loops(metadata, model)
+    model.metadata_props.update(metadata.to_properties())
     return model, metadata
 
 
@@ -214,6 +215,13 @@ def _metadata(
         sites=tuple(dataclasses.asdict(site) for site in program.sites) if rolled else (),
         options=dataclasses.asdict(program.options),
     )
+
+
+def _without_removed_loops(metadata: FileMetadata, model: ir.Model) -> FileMetadata:
+    """A loop that nothing reads is not written: the file must not tell of it."""
+    written = {str(node.name).rpartition("/")[2] for node in model.graph.all_nodes() if node.op_type == "Loop"}
+    kept = tuple(loop for loop in metadata.loops if loop["name"] in written)
+    return dataclasses.replace(metadata, loops=kept)
 
 
 def _clean(model: ir.Model) -> None:

@@ -10,6 +10,8 @@ from importlib import metadata as distributions
 from typing import Any
 
 from laser_fx.errors import OnnxFileError
+from laser_fx.export import schema
+from laser_fx.export.bounded_json import read_json
 
 __all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "package_version"]
 
@@ -69,33 +71,45 @@ class FileMetadata:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], where: str) -> FileMetadata:
-        """Read back.
+        """Read back; nothing is used before the schema has passed it.
 
         Raises:
-            OnnxFileError: the file is not ours, or of a format that this version does not read.
+            OnnxFileError: the file is not ours, damaged, tampered with, or of a format that this version does not read.
         """
-        if _PREFIX + "format" not in properties:
-            raise OnnxFileError("the file was not written by laser-fx", where=where, fix="export it with to_onnx")
-        if properties[_PREFIX + "format"] != str(FORMAT_VERSION):
-            found = properties[_PREFIX + "format"]
-            raise OnnxFileError(
-                f"the file has format {found}, this laser-fx reads {FORMAT_VERSION}", where=where, fix="export it again"
-            )
+        _check_format(properties.get(_PREFIX + "format"), where)
         try:
-            read = {f.name: json.loads(properties[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
-            return cls(
-                form=read["form"],
-                inputs=tuple(read["inputs"]),
-                outputs=tuple((name, value) for name, value in read["outputs"]),
-                records=tuple((name, value) for name, value in read["records"]),
-                depths=tuple(Depth(**depth) for depth in read["depths"]),
-                fidelity=read["fidelity"],
-                loops=tuple(read["loops"]),
-                sites=tuple(read["sites"]),
-                options=read["options"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise OnnxFileError("the file's metadata is damaged", where=where, fix="export it again") from error
+            read = {f.name: read_json(properties[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
+            schema.check(read)
+        except KeyError as error:
+            raise OnnxFileError(f"the file's metadata lacks {error}", where=where, fix="export it again") from error
+        except ValueError as error:
+            raise OnnxFileError(
+                f"the file's metadata is damaged: {error}", where=where, fix="export it again"
+            ) from error
+        return cls(
+            form=read["form"],
+            inputs=tuple(read["inputs"]),
+            outputs=tuple((name, value) for name, value in read["outputs"]),
+            records=tuple((name, value) for name, value in read["records"]),
+            depths=tuple(Depth(**depth) for depth in read["depths"]),
+            fidelity=read["fidelity"],
+            loops=tuple(read["loops"]),
+            sites=tuple(read["sites"]),
+            options=read["options"],
+        )
+
+
+def _check_format(found: str | None, where: str) -> None:
+    if found is None:
+        raise OnnxFileError("the file was not written by laser-fx", where=where, fix="export it with to_onnx")
+    if found == str(FORMAT_VERSION):
+        return
+    newer = found.isdecimal() and len(found) < 9 and int(found) > FORMAT_VERSION
+    raise OnnxFileError(
+        f"the file has format {found[:20]}, this laser-fx reads {FORMAT_VERSION}",
+        where=where,
+        fix="pip install --upgrade laser-fx: a newer one wrote it" if newer else "export it again",
+    )
 
 
 def package_version() -> str:

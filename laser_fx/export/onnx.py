@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from laser_fx.errors import ExportError, OptionError
 from laser_fx.export.build import Form, build
+from laser_fx.export.checksum import with_checksum
 from laser_fx.export.source import Exportable
 from laser_fx.export.verify import Verification, verify_file
 from laser_fx.files import check_target, replacing
@@ -99,5 +100,4 @@ def _checked_bytes(model: ir.Model) -> bytes:
         raise ExportError(
             f"the ONNX checker refuses the graph: {error}", fix="report this model as a defect"
         ) from error
-    content: bytes = proto.SerializeToString()
-    return content
+    return with_checksum(proto.SerializeToString())

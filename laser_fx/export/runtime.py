@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from laser_fx.errors import InputError, OptionError
-from laser_fx.export.metadata import Depth, FileMetadata
-from laser_fx.export.session import open_session
+from laser_fx.errors import InputError, NonFiniteError, OptionError
+from laser_fx.export.bind import run_bound
+from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
+from laser_fx.export.metadata import Depth
+from laser_fx.export.model_file import read_model_file
+from laser_fx.export.providers import CUDA, Provider
+from laser_fx.export.reference import made_inputs
+from laser_fx.export.schema import MAX_TRIPS
+from laser_fx.export.session import onnxruntime, open_file
 
 __all__ = ["OnnxModel"]
 
@@ -24,32 +32,101 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxModel:
-    """A file that `laser_fx.export.to_onnx` wrote.
+    """A file that `laser_fx.export.to_onnx` wrote, checked before it is opened, run by ONNX Runtime.
 
     Called with torch tensors or numpy arrays: one by one, by name, or in the structures (dicts, lists, dataclasses)
     that the model takes; values that are no tensors were fixed when the model was captured, and are passed over.
+    Torch tensors are read where they lie, and answers come as tensors on the CPU; where CUDA runs the file and an input
+    is a CUDA tensor, they stay on the GPU and nothing passes through the host.
+
+    Several threads may call one model at once; ``stats`` are those of the thread that asks. Close it, or use it in a
+    ``with`` statement, to give its memory back: calls that run then end in peace.
 
     Args:
         path: the file.
-        providers: ONNX Runtime's execution providers by preference; ``None``: CUDA where there is one, else the CPU.
+        providers: ONNX Runtime's execution providers by preference, each a name or a name and its options; ``None``:
+            CUDA where this build has it and it can be loaded, else the CPU. ``providers`` and ``why_not`` tell.
+        session_options: an ``onnxruntime.SessionOptions``, or attributes of one by name, as
+            ``{"intra_op_num_threads": 1}``; names with a dot are config entries.
+        cuda_graph: capture the file as one CUDA graph for each set of shapes: for files without loops and branches, on
+            CUDA tensors. Calls then run one after the other.
 
     Attributes:
         metadata: what the file says about itself.
-        stats: statistics of the last call by site: (steps..., 5), columns fidelity, rank, tracked, reset, exact.
+        providers: the providers that run it, by preference.
+        why_not: providers that do not, each with the reason.
 
     Raises:
-        OnnxFileError: the file is missing, damaged, not ONNX, or not ours.
-        OptionError: a provider that this build of ONNX Runtime does not have.
+        OnnxFileError: the file is missing, damaged, tampered with, not ONNX, not ours, or of a newer version; or no
+            provider has an operator of it.
+        OptionError: a provider that this build of ONNX Runtime does not have, or that cannot be loaded and is the only
+            one asked for; an unknown session option; ``cuda_graph`` for a file with branches.
         MissingDependencyError: no ONNX Runtime, or both the CPU and the GPU build.
     """
 
-    def __init__(self, path: str | os.PathLike[str], providers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        providers: Sequence[Provider] | None = None,
+        *,
+        session_options: Any = None,
+        cuda_graph: bool = False,
+    ) -> None:
         self.path = Path(path)
-        self._session = open_session(self.path, providers=providers)
-        properties = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = FileMetadata.from_properties(properties, str(self.path))
-        self._expected = {expected.name: expected for expected in self._session.get_inputs()}
-        self.stats: dict[str, Any] = {}
+        file = read_model_file(self.path)
+        if cuda_graph:
+            check_branch_free(file.model, str(self.path))
+            providers = with_cuda_graph(providers)
+        opened = open_file(file, providers=providers, options=session_options)
+        self.metadata = file.metadata
+        self.providers, self.why_not = opened.providers, dict(opened.why_not)
+        self._runtime = onnxruntime()
+        self._session: Any = opened.session
+        self._graphs = CudaGraphs(self._runtime, opened.session) if cuda_graph else None
+        self._expected = {expected.name: expected for expected in opened.session.get_inputs()}
+        self._last = threading.local()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else f"on {self.providers[0]}"
+        return f"OnnxModel({str(self.path)!r}, {self.metadata.form}, {state})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the session's memory back. Answers that were given stay valid; closing twice is no error."""
+        self._session = self._graphs = None
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Statistics of this thread's last call by site: (steps..., 5), fidelity, rank, tracked, reset, exact."""
+        return getattr(self._last, "stats", {})
+
+    def warm_up(self, *inputs: Any, sizes: Mapping[str, int] | int = 1, calls: int = 2, **named: Any) -> None:
+        """Run the file, so that the first caller does not wait for allocations, kernels and CUDA graphs.
+
+        Args:
+            inputs: as for a call; none: zeros of the file's shapes, on the GPU where that runs the file.
+            sizes: for those zeros, sizes of the open dimensions by name, or one for all.
+            calls: how often.
+            named: as for a call, ``depth`` and ``fidelity`` too.
+
+        Raises:
+            InputError: an open dimension without a size, and all that a call raises.
+        """
+        if not inputs and not any(name not in ("depth", "fidelity") for name in named):
+            arrays = made_inputs(self._expected, sizes, seed=None)
+            on_gpu = self.providers[0] == CUDA and torch.cuda.is_available()
+            inputs = tuple(torch.from_numpy(array).to("cuda" if on_gpu else "cpu") for array in arrays.values())
+        before = self.stats
+        for _ in range(calls):
+            self(*inputs, **named)
+        self._last.stats = before
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -77,23 +154,49 @@ class OnnxModel:
             named: inputs by name, or structures by the name of the argument.
 
         Returns:
-            Outputs by name: torch tensors if a torch tensor came in, else numpy arrays.
+            Outputs by name: torch tensors if a torch tensor came in, else numpy arrays. Tensors are on the GPU where
+            CUDA runs the file and a CUDA tensor came in.
 
         Raises:
-            InputError: a missing or unknown input, a wrong shape or dtype, a depth that the file does not take.
+            InputError: a missing or unknown input, a wrong shape or dtype, a depth that the file does not take, values
+                that ONNX Runtime cannot compute with; or the model is closed.
             OptionError: a depth or a fidelity out of its range.
+            NonFiniteError: NaN in an input that lies on the CPU; looking at one on the GPU would stop it.
         """
+        session, graphs = self._session, self._graphs
+        if session is None:
+            raise InputError("the model is closed", where=str(self.path), fix="open the file again")
         values = self._match(inputs, named)
-        wants_torch = any(isinstance(value, Tensor) for value in values.values())
-        feed = {name: _array(value) for name, value in values.items()}
-        self._check(feed)
-        feed |= self._depths(depth) | self._fidelity(fidelity)
-        pairs = (*self.metadata.outputs, *self.metadata.records)
-        results = self._session.run([value for _, value in pairs], feed)
-        answers = [torch.from_numpy(np.array(result)) if wants_torch else result for result in results]
+        self._check(values)
+        feed = values | self._depths(depth) | self._fidelity(fidelity)
+        results = self._run(session, graphs, feed)
         count = len(self.metadata.outputs)
-        self.stats = {key: answer for (key, _), answer in zip(self.metadata.records, answers[count:], strict=True)}
-        return {name: answer for (name, _), answer in zip(self.metadata.outputs, answers[:count], strict=True)}
+        records = zip(self.metadata.records, results[count:], strict=True)
+        self._last.stats = {key: answer for (key, _), answer in records}
+        return {name: answer for (name, _), answer in zip(self.metadata.outputs, results[:count], strict=True)}
+
+    def _run(self, session: Any, graphs: CudaGraphs | None, feed: Mapping[str, Any]) -> Sequence[Any]:
+        names = [value for _, value in (*self.metadata.outputs, *self.metadata.records)]
+        tensors = [value for value in feed.values() if isinstance(value, Tensor)]
+        on_gpu = [tensor.device for tensor in tensors if tensor.is_cuda]
+        try:
+            if graphs is not None:
+                return graphs.run(feed, names)
+            if not tensors:
+                answers: Sequence[Any] = session.run(names, feed)
+                return answers
+            if on_gpu and CUDA not in self.providers:
+                feed = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in feed.items()}
+                on_gpu = []
+            return run_bound(self._runtime, session, feed, names, on_gpu[0] if on_gpu else torch.device("cpu"))
+        except (InputError, OptionError):
+            raise
+        except Exception as error:  # onnxruntime's own errors share no base but this
+            raise InputError(
+                f"ONNX Runtime cannot run the file on these inputs: {str(error).strip()[:300]}",
+                where=str(self.path),
+                fix="check their values and sizes, indices of tables above all",
+            ) from error
 
     def _match(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """Inputs by name: those by keyword first, the rest in order."""
@@ -115,21 +218,26 @@ class OnnxModel:
     def _known(self) -> str:
         return ", ".join(repr(name) for name in self.input_names)
 
-    def _check(self, feed: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _check(self, values: Mapping[str, Any]) -> None:
         symbols: dict[str, tuple[int, str]] = {}
-        for name, array in feed.items():
+        for name, value in values.items():
             expected = self._expected[name]
             dtype = expected.type.removeprefix("tensor(").removesuffix(")")
-            if str(array.dtype) != _NUMPY_TYPES.get(dtype, dtype):
-                raise InputError(f"{name!r} is {array.dtype}, not {dtype}", where=name, fix=f"cast it to {dtype}")
-            if len(array.shape) != len(expected.shape) or not all(map(_fits, array.shape, expected.shape)):
-                raise InputError(f"{name!r} has shape {array.shape}", where=name, fix=f"pass {expected.shape}")
-            for size, symbol in zip(array.shape, expected.shape, strict=True):
+            if _dtype(value) != _NUMPY_TYPES.get(dtype, dtype):
+                raise InputError(f"{name!r} is {_dtype(value)}, not {dtype}", where=name, fix=f"cast it to {dtype}")
+            shape = tuple(value.shape)
+            if len(shape) != len(expected.shape) or not all(map(_fits, shape, expected.shape)):
+                raise InputError(
+                    f"{name!r} has shape {shape}", where=name, fix=f"pass {expected.shape}, none of them 0"
+                )
+            for size, symbol in zip(shape, expected.shape, strict=True):
                 if isinstance(symbol, str) and symbols.setdefault(symbol, (size, name))[0] != size:
                     first, other = symbols[symbol]
                     raise InputError(
                         f"{name!r} has {symbol} {size}, but {other!r} has {first}", where=name, fix="make them equal"
                     )
+            if _has_nan(value):
+                raise NonFiniteError(f"{name!r} holds NaN", where=name, fix="find where it comes from: x.isnan()")
 
     def _depths(self, depth: int | Mapping[str, int] | None) -> dict[str, npt.NDArray[Any]]:
         if depth is None:
@@ -165,7 +273,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     for keys, leaf in pytree.tree_flatten_with_path(value)[0]:
         here = ".".join([*([path] if path else []), *(_key(key) for key in keys)])
         if isinstance(leaf, Tensor | np.ndarray | np.generic):
-            yield here, leaf
+            yield here, leaf if isinstance(leaf, Tensor) else np.asarray(leaf)
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             for field in dataclasses.fields(leaf):
                 yield from _leaves(getattr(leaf, field.name), f"{here}.{field.name}")
@@ -178,17 +286,18 @@ def _key(key: Any) -> str:
     return str(key)
 
 
-def _array(value: Any) -> npt.NDArray[Any]:
-    if not isinstance(value, Tensor):
-        return np.asarray(value)
-    if value.dtype is torch.bfloat16:
-        raise InputError("ONNX Runtime takes no bfloat16 from Python", fix="cast the tensor to float32")
-    array: npt.NDArray[Any] = value.detach().cpu().numpy()
-    return array
+def _dtype(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() and not value.is_cuda and bool(value.detach().isnan().any())
+    return bool(np.issubdtype(value.dtype, np.floating) and np.isnan(value).any())
 
 
 def _fits(size: int, expected: object) -> bool:
-    return not isinstance(expected, int) or size == expected
+    return size == expected if isinstance(expected, int) else size > 0
 
 
 def _depth(depths: Mapping[str, Depth], loop: str) -> Depth:
@@ -199,8 +308,10 @@ def _depth(depths: Mapping[str, Depth], loop: str) -> Depth:
 
 
 def _trips(depth: Depth, trips: object) -> npt.NDArray[Any]:
-    if not isinstance(trips, int) or isinstance(trips, bool) or trips < 1:
-        raise OptionError(f"depth is {trips!r}", where=depth.input, fix="choose a whole number of at least 1")
+    if not isinstance(trips, int) or isinstance(trips, bool) or not 1 <= trips <= MAX_TRIPS:
+        raise OptionError(
+            f"depth is {trips!r}", where=depth.input, fix=f"choose a whole number from 1 to {MAX_TRIPS:,}"
+        )
     if trips < depth.least:
         raise OptionError(
             f"depth is {trips}, but an output is that of step {depth.least}",

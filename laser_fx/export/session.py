@@ -1,18 +1,40 @@
-"""ONNX Runtime: found, or missed with a sentence that helps."""
+"""ONNX Runtime: found, or missed with a sentence that helps; sessions of files that were checked before."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
 from laser_fx.errors import MissingDependencyError, OnnxFileError, OptionError
+from laser_fx.export.model_file import ModelFile, read_model_file
+from laser_fx.export.providers import Provider, absent, name_of, wanted_providers, why_not_loaded
 
-__all__ = ["onnxruntime", "open_session"]
+__all__ = ["Opened", "onnxruntime", "open_file", "open_session"]
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
+_log = logging.getLogger("laser_fx")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session, and who runs it.
+
+    Args:
+        session: an ``onnxruntime.InferenceSession``.
+        providers: the providers that take part, by preference.
+        why_not: providers that do not, each with the reason.
+    """
+
+    session: Any
+    providers: tuple[str, ...]
+    why_not: Mapping[str, str] = field(default_factory=dict)
 
 
 def onnxruntime() -> Any:
@@ -32,47 +54,111 @@ def onnxruntime() -> Any:
         raise MissingDependencyError("ONNX Runtime is not installed", fix="pip install 'laser-fx[cpu]'") from error
 
 
-def open_session(path: Path, *, providers: Sequence[str] | None = None, level: str = "ORT_ENABLE_ALL") -> Any:
-    """An inference session.
+def open_session(path: Path, *, providers: Sequence[Provider] | None = None, level: str = "ORT_ENABLE_ALL") -> Any:
+    """An inference session of a file at an optimisation level; see `open_file` for the errors."""
+    return open_file(read_model_file(path), providers=providers, level=level).session
+
+
+def open_file(
+    file: ModelFile,
+    *,
+    providers: Sequence[Provider] | None = None,
+    level: str = "ORT_ENABLE_ALL",
+    options: Any = None,
+) -> Opened:
+    """An inference session of a file that was read and checked.
 
     Args:
-        providers: execution providers by preference; ``None``: CUDA where this build has it, else the CPU.
+        providers: execution providers by preference; ``None``: CUDA where this build has it and it can be loaded, else
+            the CPU.
         level: name of a graph optimisation level.
+        options: an ``onnxruntime.SessionOptions``, taken as it is, or attributes and config entries of one by name.
 
     Raises:
-        OnnxFileError: the file is missing, damaged or not ONNX.
-        OptionError: a provider that this build does not have.
+        OnnxFileError: a node that no provider runs, or a graph that ONNX Runtime refuses.
+        OptionError: a provider that this build does not have, the only one asked for and it cannot be loaded, or an
+            unknown session option.
     """
     runtime = onnxruntime()
-    if not path.is_file():
-        raise OnnxFileError("there is no such file", where=str(path))
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
-    options.log_severity_level = 3
+    wanted = wanted_providers(runtime, providers)
+    settings = _settings(runtime, level, options)
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.path.parent))
+    session = _session(runtime, file, settings, wanted)
+    running = tuple(session.get_providers())
+    missed = [name_of(provider) for provider in wanted if name_of(provider) not in running]
+    why_not = absent(runtime, providers) | {name: why_not_loaded(runtime, name) for name in missed}
+    if providers is not None and len(missed) == len(wanted):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in why_not.items())
+        raise OptionError(f"no provider of those asked for can run: {reasons}", where="providers", fix="pass None")
+    for name, reason in why_not.items():
+        _log.log(
+            logging.WARNING if name in missed else logging.INFO,
+            "%s runs on %s, not on %s: %s",
+            file.path,
+            running[0],
+            name,
+            reason,
+        )
+    return Opened(session, running, why_not)
+
+
+def _settings(runtime: Any, level: str, options: Any) -> Any:
+    if isinstance(options, runtime.SessionOptions):
+        return options
+    settings = runtime.SessionOptions()
+    settings.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    settings.log_severity_level = 3
+    for name, value in (options or {}).items():
+        _set(settings, name, value)
+    return settings
+
+
+def _set(settings: Any, name: str, value: Any) -> None:
+    """An attribute by its name; what has a dot in it is a config entry."""
     try:
-        return runtime.InferenceSession(str(path), options, providers=_providers(runtime, providers))
-    except OptionError:
-        raise
-    except Exception as error:  # onnxruntime's own errors share no base but this
-        raise OnnxFileError(
-            f"ONNX Runtime cannot load the file: {str(error).strip()[:300]}",
-            where=str(path),
-            fix="check that it is a whole ONNX file; 16-bit models need a GPU",
+        if "." in name:
+            settings.add_session_config_entry(name, str(value))
+            return
+        if name.startswith("_") or name not in dir(settings) or callable(getattr(settings, name)):
+            raise OptionError(
+                f"there is no session option {name!r}", where="session_options", fix="see onnxruntime.SessionOptions"
+            )
+        setattr(settings, name, value)
+    except (TypeError, RuntimeError) as error:
+        raise OptionError(
+            f"the session option {name!r} does not take {value!r}", where="session_options", fix="see ONNX Runtime"
         ) from error
 
 
-def _providers(runtime: Any, wanted: Sequence[str] | None) -> list[str]:
-    available = runtime.get_available_providers()
-    if wanted is None:
-        return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-    for name in wanted:
-        if name not in available:
-            raise OptionError(
-                f"the provider {name!r} is not in this build of ONNX Runtime",
-                where="providers",
-                fix=f"choose among {', '.join(available)}",
-            )
-    return list(wanted)
+def _session(runtime: Any, file: ModelFile, settings: Any, wanted: Sequence[Provider]) -> Any:
+    providers = [name if isinstance(name, str) else (name[0], dict(name[1])) for name in wanted]
+    try:
+        # No fallback of its own, which prints; no options from the file, whatever the environment says.
+        session = runtime.InferenceSession(
+            file.content, settings, providers=providers, enable_fallback=0, read_config_from_model=0
+        )
+    except Exception as error:  # onnxruntime's own errors share no base but this
+        raise _refused(str(error).strip(), file.path, [name_of(provider) for provider in wanted]) from error
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for the fallback that is off: as large as the file
+    return session
+
+
+def _refused(said: str, path: Path, providers: Sequence[str]) -> OnnxFileError:
+    missing = _NO_KERNEL.search(said)
+    if missing:
+        operator, version, node = missing.groups()
+        return OnnxFileError(
+            f"{' and '.join(providers)} cannot run {operator} (opset {version}) with the dtypes of node {node!r}",
+            where=str(path),
+            fix="export the model in float32, or run it on a provider that has the operator: 16 bits need a GPU",
+        )
+    return OnnxFileError(
+        f"ONNX Runtime cannot load the file: {said[:300]}",
+        where=str(path),
+        fix="check that it is a whole ONNX file; 16-bit models need a GPU",
+    )
 
 
 def _is_installed(distribution: str) -> bool:

@@ -1,0 +1,110 @@
+"""Reads a file of ours without trusting it: what is wrong with it is known before ONNX Runtime sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from laser_fx.errors import OnnxFileError
+from laser_fx.export.agreement import check_agreement
+from laser_fx.export.checksum import has_checksum, is_unchanged
+from laser_fx.export.external_data import check_external_data
+from laser_fx.export.graphs import nodes, tensors
+from laser_fx.export.metadata import FileMetadata
+
+__all__ = ["ModelFile", "read_model_file"]
+
+_MAX_BYTES = 2**31 - 1
+_MAX_PROPERTIES = 64 * 2**20
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+_RUNTIME_CONFIG = "ort_config"  # ONNX Runtime can take session options from there
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that was read and checked.
+
+    Args:
+        path: where it was.
+        content: its bytes; what was checked is what runs, whatever becomes of the file.
+        model: its graph; external data is not in it.
+        metadata: what it says about itself.
+        checked: whether it bears a checksum, which then is right.
+    """
+
+    path: Path
+    content: bytes
+    model: onnx.ModelProto
+    metadata: FileMetadata
+    checked: bool
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read a file that `laser_fx.export.to_onnx` wrote.
+
+    Raises:
+        OnnxFileError: it is missing, damaged, cut off, foreign or of another format; its metadata does not fit its
+            graph; an operator is not from ONNX; external data would be read outside its folder.
+    """
+    content = _content(path)
+    model = _parsed(content, path)
+    metadata = FileMetadata.from_properties(_properties(model, path), str(path))
+    checked = has_checksum(model)
+    if checked and not is_unchanged(content):
+        raise OnnxFileError(
+            "the file is not as laser-fx wrote it: its checksum is another",
+            where=str(path),
+            fix="copy it again, or export it again; a file that was edited on purpose has to lose its checksum",
+        )
+    _check_operators(model, path)
+    check_external_data(tensors(model), path.parent, str(path))
+    check_agreement(metadata, model, str(path))
+    return ModelFile(path, content, model, metadata, checked)
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise OnnxFileError("there is no such file", where=str(path))
+    if not 0 < (size := path.stat().st_size) <= _MAX_BYTES:
+        raise OnnxFileError(f"the file has {size:,} bytes: no ONNX file has", where=str(path), fix="export it again")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OnnxFileError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _parsed(content: bytes, path: Path) -> onnx.ModelProto:
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise OnnxFileError("the file is damaged, cut off, or no ONNX", where=str(path), fix="copy it again") from error
+    return model
+
+
+def _properties(model: onnx.ModelProto, path: Path) -> dict[str, str]:
+    entries = model.metadata_props
+    properties = {entry.key: entry.value for entry in entries}
+    if sum(len(entry.key) + len(entry.value) for entry in entries) > _MAX_PROPERTIES:
+        complaint = "is larger than any that laser-fx writes"
+    elif len(properties) != len(entries):
+        complaint = "has a key twice"
+    elif _RUNTIME_CONFIG in properties:
+        complaint = f"has options for ONNX Runtime ({_RUNTIME_CONFIG})"
+    else:
+        return properties
+    raise OnnxFileError(f"the file's metadata {complaint}", where=str(path), fix="export it again")
+
+
+def _check_operators(model: onnx.ModelProto, path: Path) -> None:
+    """Operators of ONNX and functions of the file's own, nothing that a library would have to bring along."""
+    known = {*_STANDARD, *(function.domain for function in model.functions)}
+    for node in nodes(model):
+        if node.domain not in known:
+            raise OnnxFileError(
+                f"the operator {node.domain[:100]}::{node.op_type[:100]} is not from ONNX",
+                where=f"{path}, node {node.name[:200]!r}",
+                fix="use files that laser-fx wrote: it writes operators of ONNX alone",
+            )

@@ -1,0 +1,105 @@
+"""The schema of the metadata: which fields, which types, which ranges. Nothing that it refuses is ever used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from laser_fx.loops import Site
+
+__all__ = ["FORMS", "MAX_TRIPS", "SchemaError", "check"]
+
+FORMS = ("rolled", "unrolled")
+MAX_TRIPS = 1_000_000
+"""The deepest that a loop may be asked to run."""
+
+_MAX_NAME = 4096
+_MAX_ENTRIES = 100_000
+
+
+class SchemaError(ValueError):
+    """A field is not what the format says; the message names it."""
+
+
+def check(fields: Mapping[str, Any]) -> None:
+    """Refuse metadata that no version of this format could have written.
+
+    Args:
+        fields: every field of `laser_fx.export.metadata.FileMetadata` by name, as JSON has it.
+
+    Raises:
+        SchemaError: naming the field and what is wrong with it.
+    """
+    if fields["form"] not in FORMS:
+        raise SchemaError(f"form is {str(fields['form'])[:40]!r}, not one of {', '.join(FORMS)}")
+    _names(fields["inputs"], "inputs")
+    for kind in ("outputs", "records"):
+        pairs = _list(fields[kind], kind)
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise SchemaError(f"{kind} are not pairs of names")
+        _names([value for _, value in pairs], kind)
+        _names([name for name, _ in pairs], kind)
+    if fields["fidelity"] is not None:
+        _name(fields["fidelity"], "fidelity")
+    _objects(fields["depths"], "depths", {"input": str, "loop": str, "default": int, "least": int})
+    _objects(fields["loops"], "loops", {"name": str, "level": int, "trips": int})
+    _objects(fields["sites"], "sites", _SITE)
+    _names([loop["name"] for loop in fields["loops"]], "loops")
+    _trips(fields)
+    _options(fields["options"])
+
+
+_SITE: dict[str, type] = {
+    f.name: str if f.name in ("name", "loop", "weight") else int for f in dataclasses.fields(Site)
+}
+
+
+def _list(value: object, where: str) -> Sequence[Any]:
+    if not isinstance(value, list) or len(value) > _MAX_ENTRIES:
+        raise SchemaError(f"{where} is no list of at most {_MAX_ENTRIES} entries")
+    return value
+
+
+def _name(value: object, where: str) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or not value.isprintable():
+        raise SchemaError(f"{where} holds {str(value)[:40]!r}, which is no name")
+
+
+def _names(value: object, where: str) -> None:
+    names = _list(value, where)
+    for name in names:
+        _name(name, where)
+    if len(set(names)) != len(names):
+        raise SchemaError(f"a name stands twice in {where}")
+
+
+def _objects(value: object, where: str, kinds: Mapping[str, type]) -> None:
+    for entry in _list(value, where):
+        if not isinstance(entry, dict) or entry.keys() != kinds.keys():
+            raise SchemaError(f"an entry of {where} has not the fields {', '.join(kinds)}")
+        for key, kind in kinds.items():
+            if kind is str:
+                _name(entry[key], f"{where}.{key}")
+            elif not (entry[key] is None and key == "rank") and not _is_count(entry[key]):
+                raise SchemaError(f"{where}.{key} is {str(entry[key])[:40]!r}, no count")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _trips(fields: Mapping[str, Any]) -> None:
+    for loop in fields["loops"]:
+        if loop["trips"] < 1:
+            raise SchemaError(f"{loop['name']} runs {loop['trips']} times")
+    for depth in fields["depths"]:
+        if not 1 <= depth["least"] <= depth["default"]:
+            raise SchemaError(f"the depth of {depth['loop']} is {depth['default']}, at least {depth['least']}")
+
+
+def _options(value: object) -> None:
+    if not isinstance(value, dict):
+        raise SchemaError("options is no object")
+    for name in value:
+        _name(name, "options")

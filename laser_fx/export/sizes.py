@@ -1,0 +1,66 @@
+"""Open dimensions of a file: ``batch``, and expressions of such names, ``2*batch + 1``. Parsed, never evaluated."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterable, Mapping
+
+from laser_fx.errors import InputError
+
+__all__ = ["shape_at", "symbols_of"]
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+_LONGEST = 256
+
+
+def symbols_of(shapes: Iterable[Iterable[object]]) -> tuple[str, ...]:
+    """Names in the open dimensions of some shapes, each once.
+
+    >>> symbols_of([["batch", 3], ["2*batch", "width"]])
+    ('batch', 'width')
+    """
+    trees = [_tree(size) for shape in shapes for size in shape if isinstance(size, str)]
+    return tuple(dict.fromkeys(node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)))
+
+
+def shape_at(shape: Iterable[object], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with sizes for its symbols.
+
+    Raises:
+        InputError: a symbol without a size, or a dimension that no number says.
+
+    >>> shape_at(["2*batch", 3], {"batch": 4})
+    (8, 3)
+    """
+    return tuple(size if isinstance(size, int) else _value(_tree(size), sizes) for size in shape)
+
+
+def _tree(size: object) -> ast.expr:
+    if not isinstance(size, str) or len(size) > _LONGEST:
+        raise _unknown(size)
+    try:
+        return ast.parse(size, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise _unknown(size) from error
+
+
+def _value(tree: ast.expr, sizes: Mapping[str, int]) -> int:
+    if isinstance(tree, ast.Name) and tree.id in sizes:
+        return sizes[tree.id]
+    if isinstance(tree, ast.Constant) and type(tree.value) is int:
+        return tree.value
+    if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATORS:
+        left, right = _value(tree.left, sizes), _value(tree.right, sizes)
+        if not (right == 0 and isinstance(tree.op, ast.FloorDiv)):
+            return _OPERATORS[type(tree.op)](left, right)
+    raise _unknown(ast.unparse(tree))
+
+
+def _unknown(size: object) -> InputError:
+    return InputError(f"the open dimension {size!r} has no size", where="sizes", fix="pass inputs of your own instead")
