@@ -1,11 +1,13 @@
 """The command ``laser-fx``: the public functions, for a model that a factory makes.
 
 A factory is named as ``package.module:function``, takes nothing and returns ``(model, example_inputs)``. Exit codes:
-0; 1 where an exported file does not answer as the model does; 2 for every other error that laser-fx raises on purpose.
+0; 1 where an exported file does not answer as the model, its reference batch or its other optimisation level does;
+2 for every other error that laser-fx raises on purpose: a file that is missing, damaged, foreign or tampered with, say.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -21,6 +23,8 @@ from torch import nn
 
 import laser_fx
 from laser_fx.errors import InputError, LaserError, VerificationError
+from laser_fx.export import FileCheck, verify_exported, write_reference
+from laser_fx.files import check_target
 from laser_fx.options import Options
 
 __all__ = ["app"]
@@ -81,14 +85,54 @@ def export(
     form: Annotated[Form, typer.Option(help="One ONNX Loop for each loop, or every step written out.")] = Form.ROLLED,
     fidelity: Annotated[float | None, typer.Option(help="No step uses a basis that measures below it.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Change no number: no low rank.")] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="Also keep a few rows and the model's answers, for laser-fx verify.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as ONNX."""
     with _told():
         model, inputs = _made(factory)
+        if reference is not None:
+            check_target(reference, overwrite=overwrite)
         compiled = laser_fx.compile(model, example_inputs=inputs, options=_options(fidelity, exact))
         compiled.to_onnx(out, form=form.value, overwrite=overwrite)
         _note(f"wrote {out}")
+        if reference is not None:
+            _note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that laser-fx wrote.")],
+    reference: Annotated[Path | None, typer.Option(help="A batch that export --reference wrote.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was checked as JSON.")] = False,
+) -> None:
+    """Check a file against its metadata, and its answers at two optimisation levels and against a reference batch.
+
+    Exit codes: 0 it holds; 1 it answers wrongly; 2 it is missing, damaged, foreign or tampered with.
+    """
+    with _told():
+        checked = verify_exported(file, reference)
+        if as_json:
+            typer.echo(json.dumps(dataclasses.asdict(checked), indent=2, default=str))
+        else:
+            for line in _lines(checked):
+                typer.echo(line)
+
+
+def _lines(checked: FileCheck) -> Iterator[str]:
+    """What was checked, a line each."""
+    yield f"{checked.path}: {checked.form}"
+    yield f"  checksum: {'right' if checked.checksum else 'none, the file may have been edited'}"
+    yield "  metadata: fits the graph"
+    for run in checked.runs:
+        yield f"  {run}: {' and '.join(checked.levels)} agree"
+    for run in checked.excused:
+        yield f"  not compared, a decision stood at the threshold: {run}"
+    yield f"  reference: {checked.reference or 'none, so only the levels were compared with each other'}"
+    yield f"  largest difference: {checked.max_error:.1e} of the largest value"
+    yield "verified"
 
 
 @app.command()

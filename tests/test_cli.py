@@ -13,8 +13,10 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import laser_fx
+from laser_fx import cli
 from laser_fx.cli import app
-from laser_fx.errors import CaptureError, NoLoopWarning, OptionError, OutputPathError, VerificationError
+from laser_fx.errors import CaptureError, NoLoopWarning, OnnxFileError, OptionError, OutputPathError, VerificationError
+from laser_fx.export import FileCheck
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.options import Options
 from laser_fx.reporting import Report
@@ -55,7 +57,7 @@ def inspected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def exported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `laser_fx.compile` and `to_onnx` were called with."""
     calls: list[Any] = []
-    compiled = SimpleNamespace(to_onnx=lambda path, **given: calls.append((path, given)))
+    compiled = SimpleNamespace(program="the program", to_onnx=lambda path, **given: calls.append((path, given)))
     monkeypatch.setattr(laser_fx, "compile", lambda model, **given: calls.append(given) or compiled, raising=False)
     return calls
 
@@ -123,6 +125,60 @@ def test_exact_and_fidelity_exclude_each_other(exported: list[Any]) -> None:
     assert not exported
 
 
+def test_export_keeps_a_reference_where_asked(
+    exported: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(cli, "write_reference", lambda *given, **named: written.append((given, named)) or given[2])
+    done = call("export", "factories:make", "m.onnx", "--reference", "r.safetensors")
+    assert done.exit_code == 0, done.output
+    assert written == [(("the program", Path("m.onnx"), Path("r.safetensors")), {"overwrite": False})]
+    assert "wrote r.safetensors" in done.stderr
+    (tmp_path / "taken.safetensors").touch()
+    exported.clear()
+    assert call("export", "factories:make", "n.onnx", "--reference", "taken.safetensors").exit_code == 2
+    assert not exported, "a path that cannot be written is refused before the work"
+
+
+CHECK = FileCheck(Path("m.onnx"), "rolled", True, ("BASIC", "ALL"), ("run a",), 1e-6, ("run b, ALL",), None)
+
+
+def test_verify_prints_what_was_checked_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(cli, "verify_exported", lambda *given: calls.append(given) or CHECK)
+    done = call("verify", "m.onnx", "--reference", "r.safetensors")
+    assert done.exit_code == 0
+    assert calls == [(Path("m.onnx"), Path("r.safetensors"))]
+    assert done.stdout.splitlines()[0] == "m.onnx: rolled"
+    assert "run a: BASIC and ALL agree" in done.stdout
+    assert "at the threshold: run b, ALL" in done.stdout
+    assert done.stdout.endswith("verified\n")
+    assert "\x1b" not in done.stdout
+    said = json.loads(call("verify", "m.onnx", "--json").stdout)
+    assert said["path"] == "m.onnx"
+    assert said["max_error"] == 1e-6
+
+
+@pytest.mark.parametrize(("error", "code"), [(VerificationError("differs"), 1), (OnnxFileError("damaged"), 2)])
+def test_verify_has_exit_codes(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "verify_exported", failing)
+    done = call("verify", "m.onnx")
+    assert done.exit_code == code
+    assert done.stderr == f"error: {error}\n"
+    assert done.stdout == ""
+
+
+def test_verify_reads_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("not onnx")
+    done = call("verify", "m.onnx")
+    assert done.exit_code == 2
+    assert "no ONNX" in done.stderr
+    assert "m.onnx" in done.stderr
+
+
 @pytest.mark.parametrize("error", [CaptureError("no graph"), OptionError("bad"), OutputPathError("taken")])
 def test_an_error_is_a_sentence_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     fail(monkeypatch, error)
@@ -187,5 +243,5 @@ def test_the_version_is_printed() -> None:
 
 def test_help_lists_the_commands() -> None:
     done = call("--help")
-    for command in ("inspect", "export", "demo"):
+    for command in ("inspect", "export", "verify", "demo"):
         assert command in done.stdout

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from laser_fx.export.check import FileCheck, verify_exported, write_reference
 from laser_fx.export.onnx import OnnxFile, to_onnx
 from laser_fx.export.runtime import OnnxModel
 from laser_fx.export.verify import Verification
 
-__all__ = ["OnnxFile", "OnnxModel", "Verification", "to_onnx"]
+__all__ = [
+    "FileCheck",
+    "OnnxFile",
+    "OnnxModel",
+    "Verification",
+    "to_onnx",
+    "verify_exported",
+    "write_reference",
+]

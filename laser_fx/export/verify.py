@@ -28,14 +28,14 @@ from laser_fx.export.session import open_session
 from laser_fx.export.source import Exportable
 from laser_fx.export.straight import hint
 
-__all__ = ["LEVELS", "Verification", "compare", "verify_file"]
+__all__ = ["LEVELS", "NEVER", "Verification", "compare", "first_run", "verify_file"]
 
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
 _EXACT_TOLERANCE = 1e-4
 _TRACKED_TOLERANCE = 5e-3
 _SHARE = 0.5
 _FEW_ROWS = 4  # rows are computed alike: a few show what many would
-_NEVER = 2.0  # no basis has this fidelity: every step is exact
+NEVER = 2.0  # no basis has this fidelity: every step is exact
 _FIRST_MARGIN = 1e-5
 _LATER_MARGIN = 1e-4
 _LEAST_SCALE = 1e-2  # an output of smaller values is what rounding leaves of larger ones
@@ -80,7 +80,7 @@ def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Veri
     runs = _runs(program, metadata)
     for run in runs:
         expected = _eager(program, metadata, run)
-        exact = _eager(program, metadata, replace(run, fidelity=_NEVER)) if metadata.records else None
+        exact = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.records else None
         for level, session in sessions.items():
             actual = _onnx(session, metadata, run)
             threshold = program.options.fidelity if run.fidelity is None else run.fidelity
@@ -90,6 +90,13 @@ def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Veri
             else:
                 worst = max(worst, error)
     return Verification(tuple(run.label for run in runs), LEVELS, worst, tuple(excused))
+
+
+def first_run(program: Exportable, metadata: FileMetadata) -> tuple[dict[str, Array], dict[str, Array]]:
+    """A few rows of a program's example inputs by input name, and what it answers by value name."""
+    run = _runs(program, metadata)[0]
+    inputs = {name: _array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
+    return inputs, _eager(program, metadata, run)
 
 
 def compare(

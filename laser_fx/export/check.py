@@ -1,0 +1,181 @@
+"""`verify_exported`: a file against its own metadata and a reference batch, at two of ONNX Runtime's levels.
+
+No model is needed. A file is read as `laser_fx.export.OnnxModel` reads it, run at ORT_ENABLE_BASIC and ORT_ENABLE_ALL
+on batches made from its shapes and at other depths, and the levels are compared: a fusion that only the higher one
+makes may be wrong. A reference batch is inputs and answers that were kept at export: both levels have to answer so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
+from laser_fx.errors import InputError, OnnxFileError, VerificationError
+from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.model_file import ModelFile, read_model_file
+from laser_fx.export.providers import CPU
+from laser_fx.export.reference import Reference, made_inputs, read_reference, write_arrays
+from laser_fx.export.session import open_file
+from laser_fx.export.sizes import symbols_of
+from laser_fx.export.source import Exportable
+from laser_fx.export.verify import LEVELS, NEVER, compare, first_run
+
+__all__ = ["FileCheck", "verify_exported", "write_reference"]
+
+_FIX = "export the file again; if it stays so, report the model"
+_SEED = 0
+_BATCHES = (1, 3)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What was checked of a file; that there is one means that all of it holds.
+
+    Args:
+        path: the file.
+        form: how its loops are written.
+        checksum: whether it bears one; files of other tools, and edited ones without it, do not.
+        levels: ONNX Runtime's optimisation levels.
+        runs: what was run at each level, in words.
+        max_error: largest difference of a value, relative to the largest value of its output.
+        excused: runs in which a decision at the very threshold went the other way, so that values were not compared.
+        reference: the reference batch, ``None`` where there was none.
+    """
+
+    path: Path
+    form: str
+    checksum: bool
+    levels: tuple[str, ...]
+    runs: tuple[str, ...]
+    max_error: float
+    excused: tuple[str, ...]
+    reference: Path | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    label: str
+    feed: Mapping[str, Array]
+    expected: Mapping[str, Array] | None = None
+
+
+def verify_exported(path: str | os.PathLike[str], reference: str | os.PathLike[str] | None = None) -> FileCheck:
+    """Check a file that `laser_fx.export.to_onnx` wrote, on the CPU.
+
+    Args:
+        path: the file.
+        reference: a batch that `write_reference` wrote; without one only the levels are compared with each other.
+
+    Raises:
+        OnnxFileError: the file, or the reference, is missing, damaged, tampered with or foreign.
+        InputError: the reference is of another model, or the file's open dimensions cannot be filled without one.
+        VerificationError: naming run, level, output and error.
+        MissingDependencyError: no ONNX Runtime.
+    """
+    file = read_model_file(Path(path))
+    sessions = {level: open_file(file, providers=[CPU], level=level).session for level in LEVELS}
+    runs = [*_made_runs(file.metadata, sessions[LEVELS[0]]), *_kept_runs(file.metadata, reference)]
+    worst, excused = 0.0, []
+    for run in runs:
+        for label, error in _compared(file, run, sessions):
+            if error is None:
+                excused.append(label)
+            else:
+                worst = max(worst, error)
+    labels = tuple(run.label for run in runs)
+    kept = None if reference is None else Path(reference)
+    return FileCheck(file.path, file.metadata.form, file.checked, LEVELS, labels, worst, tuple(excused), kept)
+
+
+def write_reference(
+    program: Exportable, file: str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Keep a few rows of a program's example inputs, and what the program answers, beside its file.
+
+    Args:
+        program: what the file was written from.
+        file: the file; its metadata names inputs and outputs.
+        path: safetensors file to write.
+        overwrite: replace a file that is there.
+
+    Raises:
+        OnnxFileError: the file is not one of ours.
+        OutputPathError: the reference cannot be written there.
+    """
+    metadata = read_model_file(Path(file)).metadata
+    inputs, outputs = first_run(program, metadata)
+    return write_arrays(Reference(inputs, outputs), path, overwrite=overwrite)
+
+
+def _made_runs(metadata: FileMetadata, session: Any) -> Iterator[_Run]:
+    expected = {value.name: value for value in session.get_inputs()}
+    is_open = bool(symbols_of(value.shape for value in expected.values()))
+    for rows in _BATCHES if is_open else (1,):
+        label = f"normal values, {rows} in every open dimension" if is_open else "normal values"
+        yield _Run(label, made_inputs(expected, rows, seed=_SEED))
+    for depth in metadata.depths:
+        feed = made_inputs(expected, _BATCHES[-1], seed=_SEED)
+        for trips in (depth.least, depth.default + 1):
+            yield _Run(f"{depth.input} = {trips}", {**feed, depth.input: np.array(trips, np.int64)})
+
+
+def _kept_runs(metadata: FileMetadata, path: str | os.PathLike[str] | None) -> Iterator[_Run]:
+    if path is None:
+        return
+    reference = read_reference(path)
+    known = {value for _, value in (*metadata.outputs, *metadata.records)}
+    if reference.inputs.keys() != set(metadata.inputs) or reference.outputs.keys() != known:
+        raise InputError(
+            "the reference batch is of another model: its names are others",
+            where=str(path),
+            fix="keep each file together with its own reference",
+        )
+    yield _Run("the reference batch", reference.inputs, reference.outputs)
+
+
+def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    names = [value for _, value in (*file.metadata.outputs, *file.metadata.records)]
+    answers = {level: _answers(file, session, names, run, level) for level, session in sessions.items()}
+    basis = run.expected or answers[LEVELS[0]]
+    exact = _exact(file, sessions[LEVELS[0]], names, run)
+    for level in LEVELS if run.expected else LEVELS[1:]:
+        label = f"{run.label}, {level}"
+        try:
+            yield label, compare(basis, answers[level], file.metadata, _threshold(file), where=label, exact=exact)
+        except VerificationError as error:
+            against = "the reference" if run.expected else LEVELS[0]
+            raise VerificationError(
+                f"{error.what} (against {against})", where=f"{file.path}, {error.where}", fix=_FIX
+            ) from error
+
+
+def _exact(file: ModelFile, session: Any, names: list[str], run: _Run) -> dict[str, Array] | None:
+    """What a tracked file answers where no basis is good enough; see `laser_fx.export.verify.compare`."""
+    if not file.metadata.records or file.metadata.fidelity is None:
+        return None
+    feed = {**run.feed, file.metadata.fidelity: np.array(NEVER, np.float32)}
+    return _answers(file, session, names, replace(run, feed=feed), LEVELS[0])
+
+
+def _answers(file: ModelFile, session: Any, names: list[str], run: _Run, level: str) -> dict[str, Array]:
+    try:
+        return dict(zip(names, session.run(names, dict(run.feed)), strict=True))
+    except Exception as error:  # onnxruntime's own errors share no base but this
+        raise OnnxFileError(
+            f"the file does not run: {str(error).strip()[:300]}", where=f"{file.path}, {run.label}, {level}", fix=_FIX
+        ) from error
+
+
+def _threshold(file: ModelFile) -> float:
+    """The fidelity that decisions compare with: the default of that input."""
+    stored = [t for t in file.model.graph.initializer if t.name == file.metadata.fidelity]
+    return float(numpy_helper.to_array(stored[0])) if stored else 1.0
