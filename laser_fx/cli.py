@@ -23,7 +23,7 @@ from torch import nn
 
 import laser_fx
 from laser_fx.errors import InputError, LaserError, VerificationError
-from laser_fx.export import FileCheck, verify_exported, write_reference
+from laser_fx.export import FileCheck, serve_config, verify_exported, write_reference
 from laser_fx.files import check_target
 from laser_fx.options import Options
 
@@ -119,6 +119,36 @@ def verify(
         else:
             for line in _lines(checked):
                 typer.echo(line)
+
+
+@app.command("serve-config")
+def serve(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that laser-fx wrote.")],
+    out: Annotated[Path, typer.Option(help="The model repository; other models in it stay.")] = Path(
+        "model_repository"
+    ),
+    name: Annotated[str | None, typer.Option(help="The model's name; the file's unless given.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Most rows that Triton puts together; 0: none.")] = 64,
+    queue_delay_us: Annotated[int, typer.Option(help="How long a request may wait for others, in microseconds.")] = 100,
+    depth: Annotated[int | None, typer.Option(help="Trips of the outermost loop in the served copy.")] = None,
+    fidelity: Annotated[float | None, typer.Option(help="The fidelity of the served copy.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
+) -> None:
+    """Write an NVIDIA Triton model repository for a file."""
+    with _told():
+        served = serve_config(
+            file,
+            out,
+            name=name,
+            max_batch=max_batch,
+            queue_delay_us=queue_delay_us,
+            depth=depth,
+            fidelity=fidelity,
+            overwrite=overwrite,
+        )
+        for note in served.notes:
+            _note(f"note: {note}")
+        _note(f"wrote {served.path}")
 
 
 def _lines(checked: FileCheck) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from laser_fx.export.check import FileCheck, verify_exported, write_reference
 from laser_fx.export.onnx import OnnxFile, to_onnx
+from laser_fx.export.repository import ServedModel, serve_config
 from laser_fx.export.runtime import OnnxModel
 from laser_fx.export.verify import Verification
 
@@ -11,7 +12,9 @@ __all__ = [
     "FileCheck",
     "OnnxFile",
     "OnnxModel",
+    "ServedModel",
     "Verification",
+    "serve_config",
     "to_onnx",
     "verify_exported",
     "write_reference",
