@@ -16,7 +16,7 @@ import laser_fx
 from laser_fx import cli
 from laser_fx.cli import app
 from laser_fx.errors import CaptureError, NoLoopWarning, OnnxFileError, OptionError, OutputPathError, VerificationError
-from laser_fx.export import FileCheck
+from laser_fx.export import FileCheck, ServedModel
 from laser_fx.loops import Loop, LoopNest
 from laser_fx.options import Options
 from laser_fx.reporting import Report
@@ -179,6 +179,25 @@ def test_verify_reads_a_file_that_is_none(tmp_path: Path) -> None:
     assert "m.onnx" in done.stderr
 
 
+def test_serve_config_hands_its_options_on_and_prints_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    served = ServedModel(Path("models/m"), "m", 8, ("depth keeps its default",))
+    monkeypatch.setattr(cli, "serve_config", lambda *given, **named: calls.append((given, named)) or served)
+    given = ["--name", "m", "--max-batch", "8", "--queue-delay-us", "9", "--depth", "3", "--fidelity", "0.9"]
+    done = call("serve-config", "m.onnx", "--out", "models", *given, "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "note: depth keeps its default\nwrote models/m\n"
+    options = {"name": "m", "max_batch": 8, "queue_delay_us": 9, "depth": 3, "fidelity": 0.9, "overwrite": True}
+    assert calls == [((Path("m.onnx"), Path("models")), options)]
+    call("serve-config", "m.onnx")
+    assert calls[1][0] == (Path("m.onnx"), Path("model_repository"))
+
+
+def test_serve_config_of_no_file_writes_nothing(tmp_path: Path) -> None:
+    assert call("serve-config", "none.onnx").exit_code == 2
+    assert not (tmp_path / "model_repository").exists()
+
+
 @pytest.mark.parametrize("error", [CaptureError("no graph"), OptionError("bad"), OutputPathError("taken")])
 def test_an_error_is_a_sentence_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     fail(monkeypatch, error)
@@ -243,5 +262,5 @@ def test_the_version_is_printed() -> None:
 
 def test_help_lists_the_commands() -> None:
     done = call("--help")
-    for command in ("inspect", "export", "verify", "demo"):
+    for command in ("inspect", "export", "verify", "serve-config", "demo"):
         assert command in done.stdout
