@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from laser_fx.aside import aside
+from laser_fx.memory.draws import keep_order_of_draws
 from laser_fx.nodes import is_mutating
 
 __all__ = ["Form", "Joint", "form_of", "trace_joint"]
@@ -107,6 +108,8 @@ def trace_joint(segment: Callable[..., Sequence[Tensor]], forms: Sequence[Any], 
         tangents = [torch.empty_like(output).detach() for output in outputs if output.requires_grad]
         graph_module = make_fx(both)(fakes, tangents)
         if any(is_mutating(node) for node in graph_module.graph.nodes):
+            keep_order_of_draws(graph_module.graph)
+            graph_module.recompile()
             with torch.no_grad():
                 fixed = [fake.detach() for fake in fakes]
                 graph_module = make_fx(torch.func.functionalize(pure, remove="mutations"))(fixed, tangents)
