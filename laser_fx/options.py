@@ -42,8 +42,9 @@ class Options:
             a step that needs more keeps the activation.
         reset_alarm: in [0, 1]. With ``memory="laser"``, a site is warned of, once, under the name ``laser_fx``, when a
             larger share of its steps in a call makes a basis of its own; the first of a loop always does.
-        approximate: whether plans may keep values with other codecs than exactly.
-        codecs: those that they may take.
+        approximate: whether the plans of ``"lean"``, ``"min"`` and a number may keep values with other codecs than
+            exactly.
+        codecs: those that they may take then.
         max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured
             on the example inputs when the plan is made.
         products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
@@ -58,7 +59,8 @@ class Options:
         min_trip: shortest repetition that counts as a loop, at least 2.
 
     Raises:
-        OptionError: naming the option, its value and the values allowed.
+        OptionError: naming the option, its value and the values allowed. Also where an option would be without effect:
+            ``approximate`` without a plan or without codecs, ``tracking`` and ``centre`` without bases to keep.
 
     >>> Options(fidelity=0.99).fidelity
     0.99
@@ -106,7 +108,7 @@ class Options:
         _one_of("kernels", self.kernels, get_args(Kernels))
         if isinstance(self.codecs, list):  # as JSON has it
             object.__setattr__(self, "codecs", tuple(self.codecs))
-        if not isinstance(self.codecs, tuple) or not set(self.codecs) <= set(get_args(CodecName)):
+        if not isinstance(self.codecs, tuple) or not all(name in get_args(CodecName) for name in self.codecs):
             raise _bad("codecs", self.codecs, f"choose a tuple of {', '.join(map(repr, get_args(CodecName)))}")
         if not _is_real(self.fidelity) or not 0.0 < self.fidelity <= 1.0:
             raise _bad("fidelity", self.fidelity, "choose a number in (0, 1]")
@@ -114,6 +116,19 @@ class Options:
             raise _bad("rank", self.rank, "choose a whole number of at least 1, or None")
         if not _is_whole(self.min_trip) or self.min_trip < 2:
             raise _bad("min_trip", self.min_trip, "choose a whole number of at least 2")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse what would be without effect, and so promise something that is not done."""
+        if self.approximate and self.memory in (None, "laser"):
+            raise _bad("approximate", True, f"choose memory='lean', 'min' or a fraction: {self.memory!r} is no plan")
+        if self.approximate and not self.codecs:
+            raise _bad("codecs", self.codecs, "choose at least one, or approximate=False")
+        in_plan = self.approximate and any(name.startswith("lowrank") for name in self.codecs)
+        if self.tracking != "step" and not (in_plan or self.memory == "laser"):
+            raise _bad("tracking", self.tracking, "choose memory='laser', or approximate=True and a codec of low rank")
+        if self.centre and not (in_plan or self.tracking != "step"):
+            raise _bad("centre", True, "choose tracking='segment' or 'position'")
 
     @classmethod
     def exact(cls, **changes: Any) -> Options:

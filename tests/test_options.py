@@ -37,6 +37,28 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
     assert isinstance(raised.value, (LaserError, ValueError))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("approximate", {"approximate": True, "memory": None}),
+        ("approximate", {"approximate": True, "memory": "laser"}),
+        ("codecs", {"approximate": True, "memory": "min", "codecs": ()}),
+        ("codecs", {"codecs": ["int8", []]}),
+        ("tracking", {"tracking": "segment", "memory": "lean"}),
+        ("tracking", {"tracking": "position", "memory": "min", "approximate": True}),
+        ("centre", {"centre": True}),
+    ],
+)
+def test_what_would_be_without_effect_is_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as raised:
+        Options(**options)
+    assert raised.value.where == f"Options.{name}"
+
+
+def test_bases_may_be_kept_in_plans_of_low_rank() -> None:
+    assert Options(memory="lean", approximate=True, codecs=("lowrank",), tracking="segment", centre=True).centre
+
+
 def test_the_edges_are_allowed() -> None:
     assert Options(fidelity=1, rank=1, min_trip=2).fidelity == 1
     assert Options(memory=None).memory is None

@@ -21,7 +21,7 @@ def _bernoulli(like: Tensor, p: float) -> Tensor:
     return torch.empty_like(like).bernoulli_(p)
 
 
-@torch.library.register_fake("laser::bernoulli")
+@torch.library.register_fake("laser::bernoulli")  # type: ignore[untyped-decorator]
 def _fake(like: Tensor, p: float) -> Tensor:
     return torch.empty_like(like)
 

@@ -121,7 +121,9 @@ def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, 
         return None, {}
     others = [*model.buffers(), *call.tensors]
     eager = _count(model, call, others)
-    options = replace(program.options, memory="laser")
+    chosen = program.options
+    centre = chosen.centre and chosen.tracking != "step"
+    options = replace(chosen, memory="laser", approximate=False, centre=centre)
     compiled = compile_copy(model, options).train()
     laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
     training: Program = compiled.program

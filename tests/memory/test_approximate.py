@@ -76,6 +76,11 @@ def test_forward_is_eager_s_and_the_originals_are_freed() -> None:
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters() if parameter.grad is not None)
 
 
+def test_a_report_of_an_approximate_plan_measures_laser() -> None:
+    made, _ = compiled("min", approximate=True, max_gradient_error=5e-2)
+    assert made.report().saved_bytes is not None
+
+
 def test_a_plan_without_room_for_error_is_exact() -> None:
     made, _ = compiled("min", approximate=True, max_gradient_error=1e-9)
     exact, _ = compiled("min")
