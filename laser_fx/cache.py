@@ -61,7 +61,7 @@ def program_for(
     """
     own = replace(call, tensors=tuple([_without_history(tensor) for tensor in call.tensors]))
     key = (mode, options.min_trip, dynamic, call.spec, plain_values(call), *map(_signature, call.tensors))
-    with aside(), torch.inference_mode(False), torch.set_grad_enabled(mode.grad_enabled):
+    with aside(), torch.inference_mode(False), torch.set_grad_enabled(mode.grad_enabled), mode.casting(call):
         known = _entries.setdefault(model, [])
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:

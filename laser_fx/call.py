@@ -39,6 +39,11 @@ class Call:
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         return args, kwargs
 
+    @property
+    def device_type(self) -> str:
+        """Where the first tensor is: ``cpu``, ``cuda``."""
+        return self.tensors[0].device.type if self.tensors else "cpu"
+
     def shared_batch(self) -> int | None:
         """The leading size that most tensor leaves share, the first leaf's on a tie; None without tensors."""
         sizes = Counter(t.shape[0] for t in self.tensors if t.ndim)

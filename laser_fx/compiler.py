@@ -15,6 +15,7 @@ from laser_fx.compiled import CompiledModel, compiled_copy
 from laser_fx.errors import InputError, OptionError
 from laser_fx.options import Options
 from laser_fx.program import Mode
+from laser_fx.programs import autocast_of
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
 
@@ -72,7 +73,7 @@ def compile(
     compiled = CompiledModel(model, options or Options(), calibration)
     if example_inputs is not None or example_kwargs is not None:
         call = flatten_call(_as_tuple(example_inputs), example_kwargs or {}, compiled._argument_names())
-        compiled.prepare(call, Mode(model.training, model.training, None))
+        compiled.prepare(call, Mode(model.training, model.training, autocast_of(call)))
     return compiled
 
 

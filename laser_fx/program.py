@@ -34,6 +34,10 @@ class Mode:
     grad_enabled: bool
     autocast: torch.dtype | None = None
 
+    def casting(self, call: Call) -> torch.autocast:
+        """Autocast as this mode has it, whatever the caller's is: compiling may be asked for anywhere."""
+        return torch.autocast(call.device_type, self.autocast, enabled=self.autocast is not None, cache_enabled=False)
+
 
 @dataclass(frozen=True, eq=False)
 class Program:

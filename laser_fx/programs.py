@@ -25,7 +25,7 @@ from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
 
-__all__ = ["LIMIT", "Programs", "mode_of", "run"]
+__all__ = ["LIMIT", "Programs", "autocast_of", "mode_of", "run"]
 
 LIMIT = 64
 """Programs of one compiled model; calls that would need one more run as they are."""
@@ -148,9 +148,13 @@ def mode_of(call: Call, *, training: bool, trainable: bool) -> Mode:
         trainable: whether any of its parameters asks for a gradient.
     """
     asked = trainable or any(tensor.requires_grad for tensor in call.tensors)
-    device = call.tensors[0].device.type if call.tensors else "cpu"
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return Mode(training, torch.is_grad_enabled() and asked, autocast)
+    return Mode(training, torch.is_grad_enabled() and asked, autocast_of(call))
+
+
+def autocast_of(call: Call) -> torch.dtype | None:
+    """The dtype that autocast computes in where the inputs are, None when it is off."""
+    device = call.device_type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx import subspace
+from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
@@ -141,7 +142,8 @@ def retrack(program: Program, options: Options) -> Program:
         constants={},
         record_names=(),
     )
-    return _finish(plain)
+    with aside(), torch.inference_mode(False), program.mode.casting(program.capture.call):
+        return _finish(plain)
 
 
 def _track(program: Program, use: Use) -> Program:

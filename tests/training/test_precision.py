@@ -95,6 +95,22 @@ def test_a_step_whose_gradients_overflow_is_skipped_as_in_eager(task: Task, memo
     assert scale == 2.0**125
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["at the first call", "with example inputs"])
+def test_plans_are_made_under_the_autocast_of_their_program(given: bool) -> None:
+    """Wherever they are asked for: what has no gradient computed in float32 here, and met segments in bfloat16."""
+    module, batch, lean = TRM.model().train(), TRM.batch(4), Options.exact(memory="lean")
+    with torch.autocast("cpu", torch.bfloat16):
+        made = laser_fx.compile(module, (module.initial_carry(batch), batch) if given else None, options=lean)
+        TRM.loss(made, module, batch)
+    assert made.program.mode.autocast is torch.bfloat16
+    with torch.inference_mode():
+        other = made.with_options(lean)
+    assert len(made._programs) == 1
+    assert other.plan is not None
+    assert made.plan is not None
+    assert [(row.value, row.before) for row in other.plan.rows] == [(row.value, row.before) for row in made.plan.rows]
+
+
 def test_compressed_sites_compute_as_autocast_asks() -> None:
     """The forward is eager's bitwise; before, a site that autocast should have cast stayed in float32."""
     for task in (CONTRACTIVE, TRM):
