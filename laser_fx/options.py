@@ -46,7 +46,7 @@ class Options:
             exactly.
         codecs: those that they may take then.
         max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured
-            on the example inputs when the plan is made.
+            on the example inputs when the plan is made. Gradients below a millionth of the largest one are rounding.
         products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
             machine, which may sum in another order than torch's, so that gradients are eager's to rounding (1e-6);
             ``"eager"`` takes torch's: gradients of exact plans are eager's bitwise on the CPU.
