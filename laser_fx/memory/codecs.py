@@ -38,6 +38,10 @@ class Codec(Protocol):
     def name(self) -> str:
         """What a plan calls it."""
 
+    @property
+    def cost_key(self) -> tuple[object, ...]:
+        """Equal for codecs that take the same time for values of the same form. It holds no tensor: tables keep it."""
+
     def encode(self, value: Tensor) -> tuple[Tensor, ...]:
         """What is kept of a value, in storages of its own."""
 
@@ -79,6 +83,11 @@ class Int8:
     def name(self) -> str:
         """What a plan calls it."""
         return "int8"
+
+    @property
+    def cost_key(self) -> tuple[object, ...]:
+        """See `Codec`."""
+        return self.name, self.group
 
     def encode(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and scales of a value of any shape and strides."""
@@ -136,6 +145,11 @@ class Int4:
     def name(self) -> str:
         """What a plan calls it."""
         return "int4"
+
+    @property
+    def cost_key(self) -> tuple[object, ...]:
+        """See `Codec`."""
+        return self.name, self.group
 
     def encode(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Packed codes and scales of a value of any shape and strides."""
@@ -204,6 +218,11 @@ class LowRank:
     def name(self) -> str:
         """What a plan calls it."""
         return "lowrank" if self.inner is None else f"lowrank_{self.inner.name}"
+
+    @property
+    def cost_key(self) -> tuple[object, ...]:
+        """See `Codec`."""
+        return self.name, self.q.shape, self.mean is None
 
     def encode(self, value: Tensor) -> tuple[Tensor, ...]:
         """Coefficients as they are stored, the basis, and the mean."""

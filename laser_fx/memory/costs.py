@@ -94,7 +94,7 @@ def _estimated(target: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 def codec_time(codec: Codec, form: Form) -> int:
     """Nanoseconds to encode a value of this form and decode it."""
-    key = (codec, torch.get_num_threads(), form)
+    key = (codec.cost_key, torch.get_num_threads(), form)
     if key not in _table:
         with _disable_current_modes():
             value = _numbers(form)

@@ -39,6 +39,11 @@ class Tracked(nn.Module):
         return "lowrank" if inner is None else f"lowrank_{inner.name}"
 
     @property
+    def cost_key(self) -> tuple[object, ...]:
+        """See `laser_fx.memory.codecs.Codec`."""
+        return self.name, self._first.features, self.rank
+
+    @property
     def rank(self) -> int:
         """Columns of the widest basis at hand; 0 before the first call."""
         return max(basis.q.shape[1] for basis in self._all)

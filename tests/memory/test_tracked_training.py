@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -150,3 +152,25 @@ def test_evaluation_between_steps_leaves_bases_alone() -> None:
     after = model.bases.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_no_table_keeps_bases_alive() -> None:
+    (x,) = lowrank_inputs()
+    model = compiled(x)
+    train(model, x)
+    assert model.plan is not None  # asks what low rank costs
+    tracked = [weakref.ref(tracked) for tracked in model.bases.values()]
+    assert tracked
+    del model
+    gc.collect()
+    assert not any(reference() for reference in tracked)
+
+
+def test_the_time_of_a_plan_follows_the_rank() -> None:
+    (x,) = lowrank_inputs()
+    model = compiled(x)
+    (tracked, *_) = model.bases.values()
+    before = tracked.cost_key  # type: ignore[union-attr]
+    for basis in tracked.bases:  # type: ignore[union-attr]
+        basis.q = torch.zeros(16, 9)
+    assert tracked.cost_key != before  # type: ignore[union-attr]
