@@ -49,7 +49,9 @@ def is_faster(node: fx.Node) -> bool:
     if left is None or right is None or not (_fits(left) and _fits(right)):
         return False
     sizes = (left.shape[0], left.shape[1], right.shape[1])
-    return sizes[0] * sizes[1] * sizes[2] >= _LEAST and _wins(sizes, _is_turned(left), _is_turned(right))
+    return sizes[0] * sizes[1] * sizes[2] >= _LEAST and _wins(
+        sizes, _is_turned(left), _is_turned(right), torch.get_num_threads()
+    )
 
 
 def _fits(value: Tensor) -> bool:
@@ -62,7 +64,8 @@ def _is_turned(value: Tensor) -> bool:
 
 
 @cache
-def _wins(sizes: tuple[int, int, int], turned_left: bool, turned_right: bool) -> bool:
+def _wins(sizes: tuple[int, int, int], turned_left: bool, turned_right: bool, threads: int) -> bool:
+    """Measured with so many threads as there are; another number is another race."""
     left, right = _matrix(sizes[0], sizes[1], turned_left), _matrix(sizes[1], sizes[2], turned_right)
     return seconds(lambda: onednn_product(left, right)) < _CLEARLY * seconds(lambda: torch.mm(left, right))
 

@@ -23,11 +23,15 @@ def gradients(program: Program, graph_module: fx.GraphModule) -> list[Tensor | N
     """
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(_SEED)
-        outputs = _differentiable(program.run_graph(graph_module, program.example_inputs))
+        # Leaves of their own: hooks on parameters are for the backward of the caller.
+        own = {
+            id(weight): weight.detach().requires_grad_() for weight in program.weights.values() if weight.requires_grad
+        }
+        given = [own.get(id(value), value) for value in program.arguments(graph_module, program.example_inputs)]
+        outputs = _differentiable(graph_module(*given))
         torch.manual_seed(_SEED + 1)
-        given = [torch.randn_like(output) for output in outputs]
-        wanted = [weight for weight in program.weights.values() if weight.requires_grad]
-        found: list[Tensor | None] = list(torch.autograd.grad(outputs, wanted, given, allow_unused=True))
+        tangents = [torch.randn_like(output) for output in outputs]
+        found: list[Tensor | None] = list(torch.autograd.grad(outputs, [*own.values()], tangents, allow_unused=True))
     for segment in segments_of(graph_module):
         segment.finish()
     return found

@@ -139,3 +139,13 @@ def test_a_bias_that_changes_nothing_does_not_keep_a_model_exact() -> None:
     options = laser_fx.Options.exact(memory="min", approximate=True, max_gradient_error=5e-2)
     made = laser_fx.compile(Attention(), (torch.randn(4, 12, 32),), options=options)
     assert any(row.codec.startswith("int") for row in plan_of(made).rows)
+
+
+def test_calibration_calls_no_hook_of_the_caller() -> None:
+    module, called = Attention(), list[Tensor]()
+    module.up.weight.register_hook(called.append)  # type: ignore[arg-type]
+    options = laser_fx.Options.exact(memory="min", approximate=True, max_gradient_error=5e-2)
+    made = laser_fx.compile(module, (torch.randn(4, 12, 32),), options=options)
+    assert not called
+    made(torch.randn(4, 12, 32)).square().mean().backward()
+    assert len(called) == 1
