@@ -45,8 +45,9 @@ class Options:
         approximate: whether the plans of ``"lean"``, ``"min"`` and a number may keep values with other codecs than
             exactly.
         codecs: those that they may take then.
-        max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, ``‖g − g'‖ / ‖g‖``, measured
-            on the example inputs when the plan is made. Gradients below a millionth of the largest one are rounding.
+        max_gradient_error: in (0, 1). What they may do to the gradient of any parameter, and of any input that asks
+            for one, ``‖g − g'‖ / ‖g‖``, measured on the example inputs when the plan is made. Gradients below a
+            millionth of the largest one are rounding.
         products: the kernels of matrix products in the backward of a plan. ``"fastest"`` takes the fastest one of this
             machine, which may sum in another order than torch's, so that gradients are eager's to rounding (1e-6);
             ``"eager"`` takes torch's: gradients of exact plans are eager's bitwise on the CPU.

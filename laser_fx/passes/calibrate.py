@@ -16,17 +16,17 @@ _SEED = 2604
 
 
 def gradients(program: Program, graph_module: fx.GraphModule) -> list[Tensor | None]:
-    """The gradient of every parameter, for random gradients of the outputs that are the same at every call.
+    """The gradient of every parameter and of every input that asks for one.
 
+    It is made of random gradients of the outputs, the same at every call.
     The loss is not known when a model is compiled. Random gradients reach all that any loss can reach. What the graph
     draws at random is the same at every call, and the caller's random state is left as it was.
     """
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(_SEED)
+        asking = [t for t in (*program.weights.values(), *program.example_inputs) if t.requires_grad]
         # Leaves of their own: hooks on parameters are for the backward of the caller.
-        own = {
-            id(weight): weight.detach().requires_grad_() for weight in program.weights.values() if weight.requires_grad
-        }
+        own = {id(tensor): tensor.detach().requires_grad_() for tensor in asking}
         given = [own.get(id(value), value) for value in program.arguments(graph_module, program.example_inputs)]
         outputs = _differentiable(graph_module(*given))
         torch.manual_seed(_SEED + 1)

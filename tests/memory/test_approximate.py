@@ -149,3 +149,18 @@ def test_calibration_calls_no_hook_of_the_caller() -> None:
     assert not called
     made(torch.randn(4, 12, 32)).square().mean().backward()
     assert len(called) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory": "min", "approximate": True}, {"memory": "laser", "tracking": "segment"}]
+)
+def test_the_gradient_of_an_input_is_measured_too(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    module, x = Attention().requires_grad_(False), torch.randn(4, 12, 32, requires_grad=True)
+    made = laser_fx.compile(module, (x,), options=laser_fx.Options.exact(**options))
+    made(x).square().mean().backward()
+    assert x.grad is not None
+    found = gradients(made.program, made.graph_module)
+    assert len(found) == 1
+    assert found[0] is not None
+    assert found[0].shape == x.shape
