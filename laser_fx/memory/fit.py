@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from laser_fx.memory.choose import Kept, Offers
 from laser_fx.memory.policy import Policy, Priced
@@ -25,13 +25,18 @@ class Part:
 
     segment: Segment
     values: Values
+    _chosen: dict[int, tuple[Policy, Kept]] = field(default_factory=dict, init=False, repr=False)
 
     def follow(self, policy: Policy) -> None:
-        """Let the segment keep what a policy chooses."""
+        """Let the segment keep what a policy chooses. What other ones choose may change once it runs: bases learn."""
+        self._chosen.clear()
         self.segment.follow(policy, policy.choose(self.values))
 
     def kept(self, policy: Policy) -> Kept:
-        return policy.choose(self.values)
+        """What a policy chooses; a search asks for the same choice again and again."""
+        if id(policy) not in self._chosen:
+            self._chosen[id(policy)] = policy, policy.choose(self.values)
+        return self._chosen[id(policy)][1]
 
     def bytes(self, policy: Policy) -> int:
         return self.segment.times * self.values.total(self.kept(policy))
