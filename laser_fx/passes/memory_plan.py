@@ -50,8 +50,8 @@ def plan_memory(program: Program) -> Program:
     else:
         found = Found(tuple(_policies(program, parts, elsewhere)), 0.0, ({},) * len(parts))
     for part, policy, alone in zip(parts, found.policies, found.alone, strict=True):
-        is_share = isinstance(options.memory, (int, float))
-        part.follow(Settled.on(part.values, policy) if is_share else policy)
+        is_settled = options.approximate or isinstance(options.memory, (int, float))
+        part.follow(Settled.on(part.values, policy) if is_settled else policy)
         part.segment.errors = alone
     if options.kernels == "inductor":
         compile_bodies(planned)

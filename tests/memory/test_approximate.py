@@ -164,3 +164,12 @@ def test_the_gradient_of_an_input_is_measured_too(options: dict[str, Any]) -> No
     assert len(found) == 1
     assert found[0] is not None
     assert found[0].shape == x.shape
+
+
+def test_another_batch_size_keeps_the_values_that_were_measured() -> None:
+    made, _ = compiled("min", approximate=True, max_gradient_error=5e-2)
+    before = {(row.segment, row.value): row.codec for row in plan_of(made).rows}
+    batch = {"inputs": torch.randint(1, 7, (24, 16)), "puzzle_identifiers": torch.zeros(24, dtype=torch.int64)}
+    loss_of(made, batch)
+    after = {(row.segment, row.value): row.codec for row in plan_of(made).rows}
+    assert after == before
