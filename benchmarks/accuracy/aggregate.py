@@ -17,6 +17,7 @@ from benchmarks.accuracy.statistics import LEVEL, MARGIN, Paired, discordance, m
 __all__ = ["aggregate", "verdict"]
 
 REFERENCE = "eager"
+FIRST_SEEDS = 5
 Figures = dict[str, Any]
 
 
@@ -31,6 +32,7 @@ def aggregate(records: Mapping[Key, Record]) -> Figures:
         "command": "python -m benchmarks.accuracy",
         "margin": MARGIN,
         "level": LEVEL,
+        "first_seeds": FIRST_SEEDS,
         "held_out": HELD_OUT,
         "commits": sorted({record["commit"] for record in records.values()}),
         "environment": next((record["environment"] for record in records.values()), {}),
@@ -95,12 +97,22 @@ def _against(mine: Sequence[Record], eager: Sequence[Record]) -> Figures:
     return {
         "seeds": [record["seed"] for record in mine],
         **asdict(test),
+        "tost_first": _first_tost(mine, eager),
         "mcnemar_pooled": asdict(pooled(parts)),
         "mcnemar_seeds_below_level": sum(part.p < LEVEL for part in parts),
         "same_answers": sum(agreed) / sum(record["count"] for record in mine),
         "same_weights": same,
         "verdict": verdict(same, test),
     }
+
+
+def _first_tost(mine: Sequence[Record], eager: Sequence[Record]) -> float | None:
+    """TOST of the seeds that the study began with, where others were added later: it shows what the adding decided."""
+    if len(mine) <= FIRST_SEEDS:
+        return None
+    return paired(
+        [_exact(record) for record in mine[:FIRST_SEEDS]], [_exact(record) for record in eager[:FIRST_SEEDS]]
+    ).tost
 
 
 def _run(record: Record, eager: Record | None) -> Figures:

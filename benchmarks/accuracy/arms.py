@@ -85,7 +85,7 @@ ARMS = {
     "eager": Arm("eager", lambda inner: inner),
     "nudged": Arm("eager, initial weights × (1 + 1e-6)", nudge),
     "lean": _compiled('`memory="lean"`, exact but for the rounding of faster products', memory="lean"),
-    "lean, eager's products": _compiled('`memory="lean", products="eager"`', memory="lean", products="eager"),
+    "lean bitwise": _compiled('`memory="lean", products="eager"`', memory="lean", products="eager"),
     "int8": Arm("int8 hooks on all saved tensors", _in_int8),
     "min": _compiled(
         '`memory="min", approximate=True, max_gradient_error=0.05`',

@@ -14,6 +14,9 @@ from matplotlib.axes import Axes
 
 __all__ = ["draw"]
 
+_FEWEST = 3
+"""Seeds of which an interval is drawn: that of two is wider than the picture."""
+
 _DOT, _MEAN, _BAND = "#8a9bb5", "#12355b", "#e8edf4"
 
 
@@ -40,7 +43,7 @@ def _panel(axis: Axes, name: str, model: dict[str, Any], margin: float) -> None:
         # Spread sideways in the order of the seeds, so that a seed stands at the same place in every arm.
         sideways = [place + 0.3 * (at / max(1, len(runs) - 1) - 0.5) for at in range(len(runs))]
         axis.scatter(sideways, runs, s=16, color=_DOT, zorder=2, label="a seed" if place == 0 else None)
-        if arm["interval_95"]:
+        if len(runs) >= _FEWEST:
             mean, (low, high) = 100 * arm["mean"], (100 * bound for bound in arm["interval_95"])
             spread = [[mean - low], [high - mean]]
             label = "mean, 95 % (t)" if place == 0 else None

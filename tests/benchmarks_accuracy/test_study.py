@@ -74,7 +74,7 @@ def test_a_run_repeats_itself(tiny: None) -> None:
 
 @pytest.mark.parametrize("model", list(recipes.MODELS))
 def test_lean_with_eagers_products_ends_at_the_weights_of_eager(tiny: None, model: str) -> None:
-    eager, lean = tiny_run(model, "eager"), tiny_run(model, "lean, eager's products")
+    eager, lean = tiny_run(model, "eager"), tiny_run(model, "lean bitwise")
     assert lean["weights"] == eager["weights"]
     assert lean["plan_fraction"] < 0.8
     assert lean["gradient_trained"]["worst_relative_error"] == 0.0
