@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from laser_fx.errors import InputError, NonFiniteError, OptionError
-from laser_fx.export.bind import run_bound
+from laser_fx.export.bind import run_bound, run_shared
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
 from laser_fx.export.metadata import Depth
 from laser_fx.export.model_file import read_model_file
@@ -84,6 +84,8 @@ class OnnxModel:
         self._session: Any = opened.session
         self._graphs = CudaGraphs(self._runtime, opened.session) if cuda_graph else None
         self._expected = {expected.name: expected for expected in opened.session.get_inputs()}
+        known = [value.type for value in (*opened.session.get_inputs(), *opened.session.get_outputs())]
+        self._numpy_has_all = "tensor(bfloat16)" not in known
         self._last = threading.local()
 
     def __repr__(self) -> str:
@@ -182,12 +184,11 @@ class OnnxModel:
         try:
             if graphs is not None:
                 return graphs.run(feed, names)
-            if not tensors:
-                answers: Sequence[Any] = session.run(names, feed)
-                return answers
             if on_gpu and CUDA not in self.providers:
                 feed = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in feed.items()}
                 on_gpu = []
+            if not on_gpu and self._numpy_has_all:
+                return run_shared(session, feed, names, as_tensors=bool(tensors))
             return run_bound(self._runtime, session, feed, names, on_gpu[0] if on_gpu else torch.device("cpu"))
         except (InputError, OptionError):
             raise
@@ -270,6 +271,9 @@ class OnnxModel:
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Tensors and arrays in a structure with their paths, ``carry.inner.z``."""
+    if isinstance(value, list) and all(type(item) in (Tensor, np.ndarray) for item in value):
+        yield from ((f"{path}.{index}" if path else str(index), item) for index, item in enumerate(value))
+        return  # the common case, in a tenth of the time
     for keys, leaf in pytree.tree_flatten_with_path(value)[0]:
         here = ".".join([*([path] if path else []), *(_key(key) for key in keys)])
         if isinstance(leaf, Tensor | np.ndarray | np.generic):

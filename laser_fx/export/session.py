@@ -19,6 +19,7 @@ __all__ = ["Opened", "onnxruntime", "open_file", "open_session"]
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
+_NO_OPSET = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
 _log = logging.getLogger("laser_fx")
 
 
@@ -153,6 +154,13 @@ def _refused(said: str, path: Path, providers: Sequence[str]) -> OnnxFileError:
             f"{' and '.join(providers)} cannot run {operator} (opset {version}) with the dtypes of node {node!r}",
             where=str(path),
             fix="export the model in float32, or run it on a provider that has the operator: 16 bits need a GPU",
+        )
+    newer = _NO_OPSET.search(said)
+    if newer:
+        return OnnxFileError(
+            f"the file has opset {newer[1]}, this ONNX Runtime knows them up to {newer[2]}",
+            where=str(path),
+            fix=f"pip install --upgrade onnxruntime, or export with opset={newer[2]}",
         )
     return OnnxFileError(
         f"ONNX Runtime cannot load the file: {said[:300]}",

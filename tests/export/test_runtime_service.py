@@ -24,6 +24,7 @@ from laser_fx.export import session as sessions
 from laser_fx.export.bind import as_ort_value, as_tensor, run_bound
 from laser_fx.export.checksum import KEY
 from laser_fx.export.cuda_graph import with_cuda_graph
+from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.providers import CPU, CUDA, wanted_providers, why_not_loaded
 from laser_fx.export.schema import MAX_TRIPS
 
@@ -171,10 +172,48 @@ def test_without_dlpack_the_same_values_go_in(monkeypatch: pytest.MonkeyPatch) -
 def test_bound_outputs_are_those_of_a_plain_run(case: tuple[Any, OnnxModel]) -> None:
     program, model = case
     x, z = program.example_inputs
-    plain = model(x.numpy(), z.numpy())
-    bound = model(x, z.numpy())
-    for name, value in plain.items():
-        assert np.array_equal(bound[name].numpy(), value)
+    plain, mixed = model(x.numpy(), z.numpy()), model(x, z.numpy())
+    names = [value for _, value in model.metadata.outputs]
+    feed = {"batch.inputs": x, "carry.z": z.numpy()}
+    bound = run_bound(onnxruntime, model._session, feed, names, torch.device("cpu"))
+    for (name, value), tensor in zip(plain.items(), bound, strict=True):
+        assert np.array_equal(tensor.numpy(), value)
+        assert np.array_equal(mixed[name].numpy(), value)
+
+
+def test_on_the_cpu_nothing_is_copied(case: tuple[Any, OnnxModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    program, model = case
+    seen: list[Any] = []
+    run = model._session.run
+
+    def watched(names: Any, feed: Any) -> Any:
+        answers = run(names, feed)
+        seen.append((feed, answers))
+        return answers
+
+    monkeypatch.setattr(model._session, "run", watched)
+    x, z = program.example_inputs
+    answers = model(x, z)
+    ((feed, given),) = seen
+    assert [feed[name].ctypes.data for name in model.input_names] == [x.data_ptr(), z.data_ptr()]
+    assert [array.ctypes.data for array in given] == [tensor.data_ptr() for tensor in answers.values()]
+    assert not any(array.flags.owndata for array in given), "ONNX Runtime's own memory, held by the array"
+
+
+def test_bfloat16_goes_in_and_out_by_dlpack(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [value("x", onnx.TensorProto.BFLOAT16, ["n"])],
+        [value("y", onnx.TensorProto.BFLOAT16, ["n"])],
+    )
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    metadata = FileMetadata(form="unrolled", inputs=("x",), outputs=(("y", "y"),))
+    onnx.helper.set_model_props(model, metadata.to_properties())
+    onnx.save(model, tmp_path / "m.onnx")
+    x = torch.arange(4, dtype=torch.bfloat16)
+    assert torch.equal(OnnxModel(tmp_path / "m.onnx", providers=[CPU])(x)["y"], x)
 
 
 def test_truth_values_go_through_a_session(tmp_path: Path) -> None:
@@ -262,8 +301,8 @@ def test_warm_up_makes_inputs_and_leaves_stats_alone(exported: Exported, monkeyp
     program, file = exported("tracked")
     model = OnnxModel(file.path)
     seen: list[Any] = []
-    run = model._session.run_with_iobinding
-    monkeypatch.setattr(model._session, "run_with_iobinding", lambda *a: seen.append(a) or run(*a))
+    run = model._session.run
+    monkeypatch.setattr(model._session, "run", lambda *a: seen.append(a) or run(*a))
     model.warm_up(sizes={"batch": 3}, calls=4, depth=2)
     assert len(seen) == 4
     assert model.stats == {}
@@ -323,6 +362,17 @@ def test_a_dtype_without_a_kernel_names_node_and_provider(exported: Exported, tm
     entry.value = entry.value[:-1] + ', ["unused", "unused"]]'
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(OnnxFileError, match=r"CPUExecutionProvider cannot run Tanh .* node 'bent'"):
+        OnnxModel(tmp_path / "m.onnx", providers=[CPU])
+
+
+def test_an_opset_that_the_runtime_lacks_is_named(exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(exported("one_loop")[1].path)
+    kept = [entry for entry in model.metadata_props if entry.key != KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.opset_import[0].version = 99
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(OnnxFileError, match=r"the file has opset 99, this ONNX Runtime knows them up to \d\d"):
         OnnxModel(tmp_path / "m.onnx", providers=[CPU])
 
 
