@@ -137,9 +137,34 @@ _OURS = (
         )
         for error, level in ((0.01, 3), (0.1, 1))
     ),
+    _our_arm(
+        "laser-fx LASER + lean",
+        "LASER + lean",
+        _plan(memory="lean", approximate=True, codecs=("lowrank",), max_gradient_error=0.04),
+        exact=False,
+    ),
     _our_arm("laser-fx LASER", "LASER", _plan(memory="laser"), exact=False, level=3),
 )
-ARMS: tuple[Arm, ...] = (*_EAGER_PEERS, *_OURS, *_INDUCTOR_PEERS)
+_OURS_BY_INDUCTOR = (
+    *(
+        _our_arm(
+            f"laser-fx {name}, by inductor",
+            f"{name} inductor",
+            _plan(memory=memory, kernels="inductor"),
+            engine="inductor",
+            level=level,
+        )
+        for name, memory, level in (("lean", "lean", 2), ("0.30", 0.30, 2), ("0.05", 0.05, 1), ("min", "min", 1))
+    ),
+    _our_arm(
+        "laser-fx min, approximate 0.1, by inductor",
+        "min 0.1 inductor",
+        _plan(memory="min", approximate=True, max_gradient_error=0.1, kernels="inductor"),
+        exact=False,
+        engine="inductor",
+    ),
+)
+ARMS: tuple[Arm, ...] = (*_EAGER_PEERS, *_OURS, *_INDUCTOR_PEERS, *_OURS_BY_INDUCTOR)
 
 
 def arm(name: str) -> Arm:

@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class Row:
         first_call_seconds: CPU seconds of the first step: tracing, planning, inductor's compilation where its cache is
             cold. Arms of laser-fx share one capture, which the first of them makes.
         planned_fraction: what the plan itself says it keeps, of what eager keeps.
+        codecs: values of the plan by the codec that it gave them.
     """
 
     arm: str
@@ -56,6 +58,7 @@ class Row:
     worst_cosine: float
     forward_error: float
     planned_fraction: float | None
+    codecs: dict[str, int]
     first_call_seconds: float
     cpu_seconds: tuple[float, ...]
     wall_seconds: tuple[float, ...]
@@ -216,6 +219,7 @@ def _row(lane: _Lane, count: Count, eager: _Lane, of_eager: Count) -> Row:
         worst_cosine=min(_cosine(mine, theirs) for mine, theirs in pairs),
         forward_error=0.0 if torch.equal(logits, base_logits) else _relative(logits, base_logits),
         planned_fraction=plan.fraction if plan else None,
+        codecs=dict(Counter(row.codec for row in plan.rows)) if plan else {},
         first_call_seconds=lane.first_call_seconds,
         cpu_seconds=tuple(lane.cpu),
         wall_seconds=tuple(lane.wall),
