@@ -40,7 +40,7 @@ class Arm:
     ours: bool = False
     engine: Literal["eager", "inductor"] = "eager"
     exact: bool = True
-    level: int = 2
+    level: int = 3
 
 
 def _peer(change: Callable[..., Any], *args: Any, **options: Any) -> Maker:
@@ -76,23 +76,24 @@ EAGER = _peer_arm("eager", "eager", lambda model, *inputs: model, level=1)
 _EAGER_PEERS = (
     EAGER,
     _peer_arm("checkpoint per block", "ckpt block", _peer(peers.per_block), level=1),
-    _peer_arm("checkpoint per net call", "ckpt net call", _peer(peers.per_net_call), level=1),
+    _peer_arm("checkpoint per net call", "ckpt net call", _peer(peers.per_net_call), level=2),
     _peer_arm(
         "selective checkpoint: products and attention",
         "sac products",
         _peer(peers.per_block, (*peers.PRODUCTS, *peers.ATTENTION)),
+        level=2,
     ),
-    _peer_arm("selective checkpoint: attention", "sac attention", _peer(peers.per_block, peers.ATTENTION), level=3),
+    _peer_arm("selective checkpoint: attention", "sac attention", _peer(peers.per_block, peers.ATTENTION), level=4),
     _peer_arm("saved tensors in int8", "int8 hooks", _peer(peers.int8_saved), exact=False),
 )
 _INDUCTOR_PEERS = (
-    _compiled_arm("torch.compile", "compile", _peer(peers.compiled_by_inductor)),
+    _compiled_arm("torch.compile", "compile", _peer(peers.compiled_by_inductor), level=2),
     *(
         _compiled_arm(
             f"torch.compile, budget {budget}",
             f"compile {budget}",
             _peer(peers.compiled_by_inductor, budget),
-            level=3,
+            level=4,
         )
         for budget in (0.5, 0.3, 0.1)
     ),
@@ -103,7 +104,7 @@ _INDUCTOR_PEERS = (
             _peer(peers.compiled_by_inductor, budget, each_call=True),
             level=level,
         )
-        for budget, level in ((0.5, 2), (0.3, 2), (0.1, 1))
+        for budget, level in ((0.5, 3), (0.3, 3), (0.1, 1))
     ),
     _compiled_arm(
         "torch.compile and checkpoint per net call",
@@ -117,15 +118,17 @@ _OURS = (
         _our_arm(f"laser-fx {name}", name, _plan(memory=memory), level=level)
         for name, memory, level in (
             ("lean", "lean", 1),
-            ("0.45", 0.45, 3),
+            ("0.45", 0.45, 4),
             ("0.30", 0.30, 1),
             ("0.05", 0.05, 1),
-            ("min", "min", 1),
+            ("min", "min", 3),
         )
     ),
     *(
-        _our_arm(f"laser-fx {name}, torch's kernels", f"{name} torch", _plan(memory=memory, products="eager"))
-        for name, memory in (("lean", "lean"), ("0.30", 0.30), ("0.05", 0.05))
+        _our_arm(
+            f"laser-fx {name}, torch's kernels", f"{name} torch", _plan(memory=memory, products="eager"), level=level
+        )
+        for name, memory, level in (("lean", "lean", 3), ("0.30", 0.30, 3), ("0.05", 0.05, 2))
     ),
     *(
         _our_arm(
@@ -135,13 +138,20 @@ _OURS = (
             exact=False,
             level=level,
         )
-        for error, level in ((0.01, 3), (0.1, 1))
+        for error, level in ((0.01, 4), (0.1, 1))
     ),
-    _our_arm(
-        "laser-fx LASER + lean",
-        "LASER + lean",
-        _plan(memory="lean", approximate=True, codecs=("lowrank",), max_gradient_error=0.04),
-        exact=False,
+    *(
+        _our_arm(
+            f"laser-fx LASER + lean{kernels}",
+            f"LASER + lean{short}",
+            _plan(memory="lean", approximate=True, codecs=("lowrank",), max_gradient_error=0.04, **options),
+            exact=False,
+            level=level,
+        )
+        for kernels, short, options, level in (
+            ("", "", {}, 3),
+            (", torch's kernels", " torch", {"products": "eager"}, 2),
+        )
     ),
     _our_arm("laser-fx LASER", "LASER", _plan(memory="laser"), exact=False, level=3),
 )
@@ -154,7 +164,7 @@ _OURS_BY_INDUCTOR = (
             engine="inductor",
             level=level,
         )
-        for name, memory, level in (("lean", "lean", 2), ("0.30", 0.30, 2), ("0.05", 0.05, 1), ("min", "min", 1))
+        for name, memory, level in (("lean", "lean", 3), ("0.30", 0.30, 3), ("0.05", 0.05, 1), ("min", "min", 4))
     ),
     _our_arm(
         "laser-fx min, approximate 0.1, by inductor",
@@ -162,6 +172,7 @@ _OURS_BY_INDUCTOR = (
         _plan(memory="min", approximate=True, max_gradient_error=0.1, kernels="inductor"),
         exact=False,
         engine="inductor",
+        level=4,
     ),
 )
 ARMS: tuple[Arm, ...] = (*_EAGER_PEERS, *_OURS, *_INDUCTOR_PEERS, *_OURS_BY_INDUCTOR)

@@ -34,7 +34,7 @@ class Case:
     config: TRMConfig
     batch: int
     repeats: int
-    level: int = 3
+    level: int = 4
     device: str = "cpu"
     autocast: bool = False
 
@@ -79,16 +79,16 @@ QUICK = (
 )
 CASES = (
     Case("512x81-last", PUBLISHED, batch=4, repeats=5),
-    Case("512x81-all", FULL, batch=4, repeats=5, level=2),
+    Case("512x81-all", FULL, batch=4, repeats=3, level=3),
     Case("512x900-last", LONG, batch=1, repeats=3, level=2),
-    Case("512x900-all", LONG_FULL, batch=1, repeats=3, level=1),
+    Case("512x900-all", LONG_FULL, batch=1, repeats=2, level=1),
 )
 
 
 def cuda_cases(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     """The same on a GPU, in fp32 and under bf16 autocast, with every arm: steps are short there."""
     return tuple(
-        replace(case, name=f"{case.name}-cuda-{kind}", device="cuda", autocast=kind == "bf16", repeats=20, level=3)
+        replace(case, name=f"{case.name}-cuda-{kind}", device="cuda", autocast=kind == "bf16", repeats=20, level=4)
         for case in cases
         for kind in ("fp32", "bf16")
     )

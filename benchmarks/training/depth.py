@@ -26,15 +26,13 @@ __all__ = ["LIMIT", "DepthRow", "Supervised", "fitted", "measure"]
 
 LIMIT = 4 * 10**9
 """Bytes: parameters, their gradients, and all that a step holds. The state of an optimiser is not counted."""
-CYCLES = (2, 4, 8)
+CYCLES = (2, 4, 6)
 """Depths that the line goes through, in H cycles; three are one supervision step."""
-FAR = 24
+FAR = 12
 NAMES = (
     EAGER.name,
     "checkpoint per block",
     "checkpoint per net call",
-    "laser-fx lean",
-    "laser-fx 0.30",
     "laser-fx 0.05",
     "laser-fx min",
     "laser-fx min, approximate 0.1",

@@ -38,7 +38,7 @@ class Row:
         worst_cosine: over the parameters, the least cosine with eager's gradient.
         forward_error: of the logits, the norm of the difference in eager's norm; 0 is bitwise equality.
         first_call_seconds: CPU seconds of the first step: tracing, planning, inductor's compilation where its cache is
-            cold. Arms of laser-fx share one capture, which the first of them makes.
+            cold. Arms of laser-fx that run operator by operator share one capture, which the first of them makes.
         planned_fraction: what the plan itself says it keeps, of what eager keeps.
         codecs: values of the plan by the codec that it gave them.
     """
@@ -165,15 +165,16 @@ def _lanes(case: Case, arms: Iterable[Arm], report: Report) -> tuple[list[_Lane]
     lanes, skipped = [], []
     for arm in arms:
         report(f"first step of {arm.name}")
-        own = ours if arm.ours else copy.deepcopy(model)
+        shares = arm.ours and arm.engine == "eager"  # what inductor compiles, it puts into the program
+        own = ours if shares else copy.deepcopy(model)
         try:
-            lane = _lane(case, arm, own, compiled if arm.ours else own)
+            lane = _lane(case, arm, own, compiled if shares else own)
         except Missing as missing:
             skipped.append({"arm": arm.name, "reason": str(missing)})
             print(f"{case.name}: no {arm.name}: {missing}", file=sys.stderr)
         else:
             lanes.append(lane)
-            compiled = compiled or (lane.run if arm.ours else None)
+            compiled = compiled or (lane.run if shares else None)
     return lanes, skipped
 
 
@@ -190,7 +191,8 @@ def _lane(case: Case, arm: Arm, model: Any, given: Any) -> _Lane:
     with case.precision():
         run = arm.make(model if given is None else given, *inputs)
     lane = _Lane(arm, case, model, run, inputs)
-    lane.step()
+    if arm.ours or arm.engine == "inductor":  # eager prepares nothing
+        lane.step()
     lane.first_call_seconds = time.process_time() - began
     return lane
 

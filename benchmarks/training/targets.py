@@ -39,7 +39,15 @@ class Target:
 TARGETS = (
     Target("lean (exact)", ("laser-fx lean", "laser-fx lean, torch's kernels"), 0.45, 1.03, 1.03),
     Target("0.30 (exact)", ("laser-fx 0.30", "laser-fx 0.30, torch's kernels"), 0.30, 1.08, 1.08),
-    Target("LASER + lean", ("laser-fx LASER + lean",), 0.30, 1.05, 1.05, error=None, cosine=0.999),
+    Target(
+        "LASER + lean",
+        ("laser-fx LASER + lean", "laser-fx LASER + lean, torch's kernels"),
+        0.30,
+        1.05,
+        1.05,
+        error=None,
+        cosine=0.999,
+    ),
     Target("0.05", ("laser-fx 0.05", "laser-fx 0.05, torch's kernels"), 0.05, 1.20, 1.30, below="checkpoint per block"),
     Target("min, approximate", ("laser-fx min, approximate 0.1",), 0.015, 1.25, 1.25, error=None, cosine=0.99),
 )
