@@ -31,7 +31,7 @@ class Arm:
         ours: laser-fx's, or a peer.
         engine: ``"eager"`` runs operators one by one, ``"inductor"`` runs what inductor made of them.
         exact: gradients are eager's, up to the order of sums where inductor changes it.
-        level: 1 runs on every case, higher ones where steps are short enough; see `Case.level`.
+        level: 0 runs on every case, higher ones where steps are short enough; see `Case.level`.
     """
 
     name: str
@@ -72,10 +72,10 @@ def _plan(**options: Any) -> Maker:
 _peer_arm = partial(Arm, ours=False)
 _compiled_arm = partial(Arm, ours=False, engine="inductor")
 _our_arm = partial(Arm, ours=True)
-EAGER = _peer_arm("eager", "eager", lambda model, *inputs: model, level=1)
+EAGER = _peer_arm("eager", "eager", lambda model, *inputs: model, level=0)
 _EAGER_PEERS = (
     EAGER,
-    _peer_arm("checkpoint per block", "ckpt block", _peer(peers.per_block), level=1),
+    _peer_arm("checkpoint per block", "ckpt block", _peer(peers.per_block), level=0),
     _peer_arm("checkpoint per net call", "ckpt net call", _peer(peers.per_net_call), level=2),
     _peer_arm(
         "selective checkpoint: products and attention",
@@ -87,7 +87,7 @@ _EAGER_PEERS = (
     _peer_arm("saved tensors in int8", "int8 hooks", _peer(peers.int8_saved), exact=False),
 )
 _INDUCTOR_PEERS = (
-    _compiled_arm("torch.compile", "compile", _peer(peers.compiled_by_inductor), level=2),
+    _compiled_arm("torch.compile", "compile", _peer(peers.compiled_by_inductor), level=1),
     *(
         _compiled_arm(
             f"torch.compile, budget {budget}",
@@ -104,7 +104,7 @@ _INDUCTOR_PEERS = (
             _peer(peers.compiled_by_inductor, budget, each_call=True),
             level=level,
         )
-        for budget, level in ((0.5, 3), (0.3, 3), (0.1, 1))
+        for budget, level in ((0.5, 3), (0.3, 3), (0.1, 0))
     ),
     _compiled_arm(
         "torch.compile and checkpoint per net call",
@@ -117,10 +117,10 @@ _OURS = (
     *(
         _our_arm(f"laser-fx {name}", name, _plan(memory=memory), level=level)
         for name, memory, level in (
-            ("lean", "lean", 1),
+            ("lean", "lean", 0),
             ("0.45", 0.45, 4),
-            ("0.30", 0.30, 1),
-            ("0.05", 0.05, 1),
+            ("0.30", 0.30, 0),
+            ("0.05", 0.05, 0),
             ("min", "min", 3),
         )
     ),
@@ -138,7 +138,7 @@ _OURS = (
             exact=False,
             level=level,
         )
-        for error, level in ((0.01, 4), (0.1, 1))
+        for error, level in ((0.01, 4), (0.1, 0))
     ),
     *(
         _our_arm(

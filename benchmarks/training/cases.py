@@ -80,8 +80,8 @@ QUICK = (
 CASES = (
     Case("512x81-last", PUBLISHED, batch=4, repeats=5),
     Case("512x81-all", FULL, batch=4, repeats=3, level=3),
-    Case("512x900-last", LONG, batch=1, repeats=3, level=2),
-    Case("512x900-all", LONG_FULL, batch=1, repeats=2, level=1),
+    Case("512x900-last", LONG, batch=1, repeats=2, level=1),
+    Case("512x900-all", LONG_FULL, batch=1, repeats=2, level=0),
 )
 
 

@@ -2,7 +2,7 @@
 
 The published code takes gradients of the last cycle alone and detaches between supervision steps. Here nothing is
 detached. Peak bytes are measured at three depths; a line through them says how many block calls with gradient fit, and
-a run at the predicted depth, or far beyond the fitted ones, says whether the line holds.
+a run of a cheap arm at the predicted depth says whether the line holds.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ LIMIT = 4 * 10**9
 """Bytes: parameters, their gradients, and all that a step holds. The state of an optimiser is not counted."""
 CYCLES = (2, 4, 6)
 """Depths that the line goes through, in H cycles; three are one supervision step."""
-FAR = 12
 NAMES = (
     EAGER.name,
     "checkpoint per block",
     "checkpoint per net call",
     "laser-fx 0.05",
-    "laser-fx min",
     "laser-fx min, approximate 0.1",
 )
-CHECKED = {EAGER.name: None, "laser-fx 0.05": FAR}
-"""Arms that run at another depth too: this many cycles, or None for all that are predicted to fit."""
+CHECKED = (EAGER.name,)
+"""Arms that run at the depth that is predicted to fit."""
 
 
 class Supervised(nn.Module):
@@ -137,10 +135,9 @@ def _row(case: Case, of: Arm, compiled: dict[int, Any]) -> DepthRow:
     cycles = int((LIMIT - offset) / slope / _calls(case, 1))
     checks = []
     if of.name in CHECKED:
-        depth = CHECKED[of.name] or cycles
-        found, _ = _total(case, of, depth, compiled)
-        predicted = slope * _calls(case, depth) + offset
-        checks.append({"block_calls": _calls(case, depth), "bytes": found, "predicted_bytes": predicted})
+        found, _ = _total(case, of, cycles, compiled)
+        predicted = slope * _calls(case, cycles) + offset
+        checks.append({"block_calls": _calls(case, cycles), "bytes": found, "predicted_bytes": predicted})
     return DepthRow(
         of.name,
         tuple(calls),

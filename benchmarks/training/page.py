@@ -102,9 +102,17 @@ def _case(case: Recorded) -> str:
         f"{eager['seconds']:.2f} s; {case['repeats']} rounds, load {case['load_average'][0]:.1f} at the start and "
         f"{case['load_average'][1]:.1f} at the end."
     )
-    left = "".join(f"\nNot run: {each['arm']} ({each['reason']})." for each in case["skipped"])
+    left = _skipped(case)
     table = _table(("arm", "held", "peak", "time", "gradient error", "cosine", "forward"), lines)
     return f"{note}{left}\n\n{table}"
+
+
+def _skipped(part: Recorded) -> str:
+    """The arms that did not run, by the reason."""
+    arms: dict[str, list[str]] = {}
+    for each in part["skipped"]:
+        arms.setdefault(each["reason"], []).append(each["arm"])
+    return "".join(f" Not run ({reason}): {'; '.join(names)}." for reason, names in arms.items())
 
 
 def _against(recorded: Recorded) -> str:
@@ -117,8 +125,8 @@ def _against(recorded: Recorded) -> str:
                 lines.append([*own, "none keeps as little", "ahead"])
             else:
                 gap = row["time_of_eager"] - peer["time_of_eager"]
-                verdict = "ahead" if gap <= 0 else f"behind by {gap:.3f} ×"
-                lines.append([*own, f"{peer['arm']}: {', '.join(_figures(peer))}", verdict])
+                place = "level" if abs(gap) < 5e-4 else f"{'ahead' if gap < 0 else 'behind'} by {abs(gap):.3f} ×"
+                lines.append([*own, f"{peer['arm']}: {', '.join(_figures(peer))}", place])
     return _table(("case", "ours", "held, time", "fastest peer that holds no more", "ours is"), lines)
 
 
@@ -139,7 +147,7 @@ def _depth(recorded: Recorded) -> str:
         ]
         for row in found["rows"]
     ]
-    left = "".join(f"\nNot run: {each['arm']} ({each['reason']})." for each in found["skipped"])
+    left = _skipped(found)
     table = _table(("arm", "bytes a block call", "residual", "block calls in 4 GB", "run at another depth"), lines)
     return f"{found['title']}.{left}\n\n{table}"
 
