@@ -55,8 +55,10 @@ def _targets(recorded: Recorded) -> str:
     for target in TARGETS:
         for case in recorded["cases"]:
             rows = {row["arm"]: row for row in case["rows"]}
-            lines += [[target.plan, case["title"], *_reached(target, name, rows, case)] for name in target.arms]
-    return _table(("plan", "case", "aim: held, time", "held", "time", "gradient error", "cosine", "verdict"), lines)
+            lines += [[target.plan, name, case["title"], *_reached(target, name, rows, case)] for name in target.arms]
+    return _table(
+        ("plan", "arm", "case", "aim: held, time", "held", "time", "gradient error", "cosine", "verdict"), lines
+    )
 
 
 def _reached(target: Any, name: str, rows: Mapping[str, Any], case: Recorded) -> list[str]:
@@ -66,13 +68,10 @@ def _reached(target: Any, name: str, rows: Mapping[str, Any], case: Recorded) ->
         why = next((left["reason"] for left in case["skipped"] if left["arm"] == name), "this version has no such arm")
         return [aim, "–", "–", "–", "–", f"not measured: {why}"]
     row = rows[name]
-    return [
-        aim,
-        *_figures(row),
-        f"{row['worst_gradient_error']:.1e}",
-        f"{row['worst_cosine']:.6f}",
-        verdict(target, row, rows, all_cycles),
-    ]
+    found = verdict(target, row, rows, all_cycles)
+    if "LASER" in name and row["codecs"] and not any(codec.startswith("lowrank") for codec in row["codecs"]):
+        found += "; the plan keeps no value in low rank"
+    return [aim, *_figures(row), f"{row['worst_gradient_error']:.1e}", f"{row['worst_cosine']:.6f}", found]
 
 
 def _figures(row: Recorded) -> list[str]:
