@@ -19,6 +19,8 @@ from benchmarks.training.pareto import front
 __all__ = ["draw"]
 
 _MEASURES = (("held_of_eager", "held for backward, % of eager's"), ("peak_of_eager", "peak of a step, % of eager's"))
+_HEIGHT = 6.0
+"""Inches of a row."""
 _COLOURS = {"eager": "#1f5fa8", "inductor": "#c2571a"}
 _OFFSETS = tuple(
     (dx, dy)
@@ -31,7 +33,7 @@ _OFFSETS = tuple(
 def draw(recorded: Mapping[str, Any], path: Path) -> None:
     """One row of panels for each case, what is held on the left, the peak of the step on the right."""
     cases: Sequence[Mapping[str, Any]] = recorded["cases"]
-    figure, axes = plt.subplots(len(cases), 2, figsize=(15, 4.9 * len(cases)), squeeze=False)
+    figure, axes = plt.subplots(len(cases), 2, figsize=(16, _HEIGHT * len(cases)), squeeze=False)
     for line, case in zip(axes, cases, strict=True):
         for panel, (key, label) in zip(line, _MEASURES, strict=True):
             _panel(panel, case["rows"], key)
@@ -39,7 +41,7 @@ def draw(recorded: Mapping[str, Any], path: Path) -> None:
             panel.set_xlabel(label)
             panel.set_ylabel("time of a step, × eager's")
     figure.legend(handles=_legend(), loc="upper center", ncols=4, frameon=False, fontsize=10)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / (4.9 * len(cases))))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / (_HEIGHT * len(cases))))
     for line, case in zip(axes, cases, strict=True):
         for panel, (key, _) in zip(line, _MEASURES, strict=True):
             _name(panel, case["rows"], key)
