@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training.cases import CASES
 from benchmarks.training.pareto import best_peer
 from benchmarks.training.targets import TARGETS, verdict
 from laser_fx.files import replacing
@@ -152,7 +153,9 @@ def _depth(recorded: Recorded) -> str:
 
 
 def _left_out(recorded: Recorded) -> str:
-    return "\n".join(f"- {line}" for line in recorded["not_measured"]) or "Nothing."
+    there = {case["case"] for case in recorded["cases"]}
+    absent = [f"{case.title}: no run is recorded" for case in CASES if case.name not in there]
+    return "\n".join(f"- {line}" for line in (*absent, *recorded["not_measured"])) or "Nothing."
 
 
 def _conditions(recorded: Recorded) -> str:
