@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from laser_fx.calibration import Calibration, Objective, SiteBasis, Trial, share_of
 from laser_fx.compiled import CompiledModel
 from laser_fx.errors import InputError, OptionError
+from laser_fx.intervals import wilson
 from laser_fx.loops import Site
 from laser_fx.options import Options
 from laser_fx.passes.collect_moments import Moments, collect_moments
@@ -224,15 +225,3 @@ def _principal(moment: Tensor) -> _Direction:
 def _flops(site: Site, basis: SiteBasis | None) -> int:
     width = site.features * site.outputs if basis is None else basis.rank * (site.features + site.outputs)
     return 2 * site.rows * site.steps * width
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share of so many; 95 % for the default ``z``.
-
-    >>> tuple(round(bound, 3) for bound in wilson(0.97, 100))
-    (0.915, 0.99)
-    """
-    spread = z**2 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import laser_fx
 from laser_fx.calibration import Calibration, SiteBasis, share_of
-from laser_fx.calibrator import wilson
 from laser_fx.errors import InputError, OptionError
 from laser_fx.export import OnnxModel
+from laser_fx.intervals import wilson
 
 
 class Looped(nn.Module):

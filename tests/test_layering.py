@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
-    {"aside", "errors", "files", "loops", "markers", "nodes", "subspace", "rolled", "swaps"},
+    {"aside", "errors", "files", "intervals", "loops", "markers", "nodes", "subspace", "rolled", "swaps"},
     {
         "options",
         "ops",

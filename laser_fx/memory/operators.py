@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["flops", "is_product", "is_random", "is_view", "is_view_operator", "size"]
+__all__ = ["flops", "is_product", "is_random", "is_view", "is_view_operator", "size", "whole"]
 
 _SHARES_STORAGE = {torch.ops.aten._unsafe_view.default}
 
@@ -33,6 +33,13 @@ def is_view_operator(target: Any) -> bool:
     if not isinstance(target, torch._ops.OpOverload):
         return False
     return target in _SHARES_STORAGE or any(r.alias_info is not None for r in target._schema.returns)
+
+
+def whole(node: fx.Node) -> fx.Node:
+    """The value in whose storage this one is: itself, if it is no view."""
+    while is_view(node):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def is_random(node: fx.Node) -> bool:

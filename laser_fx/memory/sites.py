@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx
 
-from laser_fx.memory.operators import is_view
+from laser_fx.memory.operators import is_view, whole
 from laser_fx.memory.values import Values, ancestors
 
 __all__ = ["linear_inputs", "only_products_read"]
@@ -39,7 +39,7 @@ def _linears(values: Values) -> Iterator[fx.Node]:
             continue
         left, right = (node.args[place] for place in _PRODUCTS[node.target])
         if _is_fixed(values, right) and not _is_fixed(values, left):
-            yield values.base(left)
+            yield whole(left)
 
 
 def _is_fixed(values: Values, node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from torch import fx
 from laser_fx.memory.codecs import Codec
 from laser_fx.memory.costs import codec_time, nanoseconds
 from laser_fx.memory.joint import Joint, form_of
-from laser_fx.memory.operators import is_random, is_view, size
+from laser_fx.memory.operators import is_random, size, whole
 
 __all__ = ["Encoded", "Keep", "Values", "ancestors"]
 
@@ -56,7 +56,7 @@ class Values:
         self.joint, self.fastest, self._trips = joint, fastest, trips
         self._keeps = {node: keep for node, keep in zip(joint.inputs, keeps, strict=True) if node is not None}
         held = [node for node, keep in self._keeps.items() if keep == "carry"]
-        self.carries = list(zip(held, (self.base(node) for node in carried), strict=True))
+        self.carries = list(zip(held, (whole(node) for node in carried), strict=True))
         self._carried = {node for pair in self.carries for node in pair}
         self._known: dict[tuple[fx.Node, Codec], Encoded] = {}
         self._times: dict[fx.Node, int] = {}
@@ -79,13 +79,7 @@ class Values:
     @cached_property
     def kept_by_eager(self) -> tuple[fx.Node, ...]:
         """What autograd keeps alive: the storages of the needed values."""
-        return tuple(dict.fromkeys(self.base(node) for node in self.needed))
-
-    def base(self, node: fx.Node) -> fx.Node:
-        """The value in whose storage this one is."""
-        while is_view(node):
-            node = node.all_input_nodes[0]
-        return node
+        return tuple(dict.fromkeys(whole(node) for node in self.needed))
 
     def is_invariant(self, node: fx.Node) -> bool:
         """Whether an input is the same at every step of the loop."""

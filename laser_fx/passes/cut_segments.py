@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from laser_fx.memory.operators import is_view
+from laser_fx.memory.operators import whole
 from laser_fx.memory.segment import Segment
 from laser_fx.memory.tracked import Tracked
 from laser_fx.memory.values import Keep
@@ -125,8 +125,8 @@ class _Cutter:
     def _lives_anyway(self, value: Any) -> bool:
         if not isinstance(value, fx.Node):
             return True
-        whole = _viewed(value)
-        return whole.op == "placeholder" and whole not in self.level.keeps
+        source = whole(value)
+        return source.op == "placeholder" and source not in self.level.keeps
 
     def _flush(self) -> None:
         """Emit the nodes at hand: as a segment if they compute something for a gradient, else as they are."""
@@ -189,13 +189,6 @@ class _Cutter:
                 keep = "each"
             keeps.append(keep)
         return tuple(keeps), tuple(carried)
-
-
-def _viewed(node: fx.Node) -> fx.Node:
-    """The value in whose storage this one is."""
-    while is_view(node):
-        node = node.all_input_nodes[0]
-    return node
 
 
 def _belongs(node: fx.Node, run: Mapping[fx.Node, None]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
+from laser_fx.intervals import wilson
 from laser_fx.zoo.tasks import Batch
 from laser_fx.zoo.trm import TRM, Solve
 
@@ -32,10 +32,7 @@ class Score:
 
     def interval(self, z: float = 1.959964) -> tuple[float, float]:
         """Wilson's score interval of `exact`; 95 % for the default ``z``."""
-        spread = z**2 / self.count
-        centre = (self.exact + spread / 2) / (1 + spread)
-        half = z / (1 + spread) * math.sqrt(self.exact * (1 - self.exact) / self.count + spread / (4 * self.count))
-        return centre - half, centre + half
+        return wilson(self.exact, self.count, z)
 
 
 @torch.no_grad()

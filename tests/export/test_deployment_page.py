@@ -8,24 +8,19 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from laser_fx.cli import app
 from tests.export.triton_schema import parse
+from tests.pages import blocks, page
 
-PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
-
-
-class Block(NamedTuple):
-    language: str
-    file: str
-    text: str
+PAGE = page("deployment.md")
 
 
-BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)]
+BLOCKS = blocks(PAGE)
 
 
 def without_errors(text: str) -> str:

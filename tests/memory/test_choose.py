@@ -13,6 +13,7 @@ from torch import Tensor
 from laser_fx.memory.choose import choose
 from laser_fx.memory.flow import Network
 from laser_fx.memory.joint import form_of, trace_joint
+from laser_fx.memory.operators import whole
 from laser_fx.memory.values import Values, ancestors
 
 
@@ -68,7 +69,7 @@ def test_no_other_choice_is_cheaper(price: float) -> None:
         return (torch.tanh((x @ w).exp() * x),)
 
     values = values_of(segment, torch.randn(8, 8), torch.randn(8, 8))
-    candidates = [node for node in values.forward if values.base(node) is node]
+    candidates = [node for node in values.forward if whole(node) is node]
     every = itertools.chain.from_iterable(
         itertools.combinations(candidates, count) for count in range(len(candidates) + 1)
     )

@@ -5,24 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+from tests.pages import blocks, page
+
+PAGE = page("training.md")
 
 
-class Block(NamedTuple):
-    language: str
-    file: str
-    text: str
-
-
-BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)]
+BLOCKS = blocks(PAGE)
 
 
 def test_the_blocks_run_one_after_the_other_and_print_what_the_page_says(
