@@ -173,7 +173,7 @@ def calibrate(
     was_training = model.training
     model.eval()
     try:
-        compiled = CompiledModel(model, Options.exact())
+        compiled = CompiledModel(model, Options.exact(measure=False))
         with torch.no_grad():
             compiled(*batches[0][0])
         if not compiled.sites:

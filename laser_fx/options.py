@@ -28,6 +28,9 @@ class Options:
             basis, ``"exact"`` leaves every linear as it is. A training forward is always exact.
         basis: where the bases of an evaluation come from: ``"tracked"`` ones follow the loop, ``"frozen"`` ones are
             those of the calibration that is given to `compile`, see `laser_fx.calibrate`.
+        measure: whether every step through a frozen basis measures what it keeps, for `CompiledModel.report` and the
+            statistics of an exported file: exactly for the objective ``"activation"``, and as an estimate by a few
+            fixed probes for ``"output"``. It changes no answer, and takes time.
         memory: what training graphs save for backward. At a site, ``"laser"`` saves the coefficients
             ``Z = XQ`` and the basis ``Q`` instead of ``X`` (arXiv 2604.17224); ``None`` saves what eager saves. The
             others are plans: ``"lean"`` saves the least bytes with which a step takes at most 5 % longer than in eager;
@@ -77,6 +80,7 @@ class Options:
 
     forward: Forward = "lowrank"
     basis: Basis = "tracked"
+    measure: bool = True
     memory: Memory | float | None = "laser"
     tracking: Tracking = "step"
     centre: bool = False
@@ -95,7 +99,7 @@ class Options:
         _one_of("forward", self.forward, get_args(Forward))
         _one_of("basis", self.basis, get_args(Basis))
         _check_memory(self.memory)
-        for name in ("approximate", "centre"):
+        for name in ("approximate", "centre", "measure"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, getattr(self, name), "choose True or False")
         if not _is_real(self.max_gradient_error) or not 0.0 < self.max_gradient_error < 1.0:

@@ -80,7 +80,7 @@ def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Veri
     runs = _runs(program, metadata)
     for run in runs:
         expected = _eager(program, metadata, run)
-        exact = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.records else None
+        exact = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.fidelity else None
         for level, session in sessions.items():
             actual = _onnx(session, metadata, run)
             threshold = program.options.fidelity if run.fidelity is None else run.fidelity
@@ -130,10 +130,11 @@ def compare(
     if not all(agree) and threshold < 1:
         return None
     # At 1 a step is exact in both, unless a full basis passed for exact: then it is as near as a basis is.
-    is_exact = not metadata.records or (all(agree) and threshold == 1)
+    is_exact = not metadata.fidelity or (all(agree) and threshold == 1)
     tolerance = _EXACT_TOLERANCE if is_exact else _TRACKED_TOLERANCE
     allowed = {v: max(tolerance, _approximation(expected[v], exact[v]) if exact else 0.0) for _, v in metadata.outputs}
-    return max((_error(n, expected[v], actual[v], allowed[v], where) for n, v in metadata.outputs), default=0.0)
+    named = metadata.outputs if metadata.fidelity else (*metadata.outputs, *metadata.records)
+    return max((_error(n, expected[v], actual[v], allowed.get(v, tolerance), where) for n, v in named), default=0.0)
 
 
 def _approximation(tracked: Array, exact: Array) -> float:
@@ -192,7 +193,7 @@ def _session(path: Path, level: str) -> Any:
 
 def _runs(program: Exportable, metadata: FileMetadata) -> list[_Run]:
     # A basis has more columns than a few rows have directions: what it holds besides is left to chance.
-    rows = None if metadata.records else _FEW_ROWS
+    rows = None if metadata.fidelity else _FEW_ROWS
     few, more = _at_batch(program, rows)
     runs = [_Run("as captured" if more is None or rows is None else f"{rows} rows", few)]
     if more is not None:

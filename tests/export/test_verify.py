@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.verify import compare
 
 PLAIN = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),))
-TRACKED = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),), records=(("loop_0:up", "s"),))
+FROZEN = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),), records=(("loop_0:up", "s"),))
+TRACKED = replace(FROZEN, fidelity="fidelity")
 Y = np.array([1.0, -4.0], np.float32)
 
 
@@ -79,6 +81,17 @@ def test_a_decision_at_the_threshold_is_excused_with_all_that_follows() -> None:
 def test_a_fidelity_that_is_not_a_number_on_both_sides_agrees() -> None:
     broken = records(row(float("nan"), 1, 1, 1))
     assert check(TRACKED, {"y": Y, "s": broken}, {"y": Y, "s": broken}) == 0.0
+
+
+def test_fixed_bases_decide_nothing_so_values_and_records_are_compared_as_of_an_exact_file() -> None:
+    steps = records(row(0.5), row(0.7))
+    assert check(FROZEN, {"y": Y, "s": steps}, {"y": Y, "s": steps}) == 0.0
+    for name, other in (
+        ("y", {"y": Y + np.float32(4e-3), "s": steps}),
+        ("s", {"y": Y, "s": records(row(0.5), row(0.8))}),
+    ):
+        with pytest.raises(VerificationError, match=name):
+            check(FROZEN, {"y": Y, "s": steps}, other)
 
 
 def test_at_fidelity_one_values_are_compared_whatever_was_decided() -> None:
