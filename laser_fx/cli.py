@@ -49,6 +49,7 @@ class Form(StrEnum):
     """How loops are written."""
 
     ROLLED = "rolled"
+    FUNCTIONS = "functions"
     UNROLLED = "unrolled"
 
 
@@ -82,7 +83,9 @@ def inspect(
 def export(
     factory: Factory,
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
-    form: Annotated[Form, typer.Option(help="One ONNX Loop for each loop, or every step written out.")] = Form.ROLLED,
+    form: Annotated[
+        Form, typer.Option(help="Loops as ONNX Loop, as calls of functions, or written out.")
+    ] = Form.ROLLED,
     fidelity: Annotated[float | None, typer.Option(help="No step uses a basis that measures below it.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Change no number: no low rank.")] = False,
     reference: Annotated[

@@ -141,7 +141,7 @@ class CompiledModel(StandIn):
         self,
         path: str | PathLike[str],
         *,
-        form: Literal["rolled", "unrolled"] = "rolled",
+        form: Literal["rolled", "functions", "unrolled"] = "rolled",
         depth_inputs: bool = True,
         verify: bool = True,
         overwrite: bool = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from laser_fx.errors import OnnxFileError
+from laser_fx.export.bodies import BODY_DOMAIN
 from laser_fx.export.graphs import main_nodes
 from laser_fx.export.metadata import FileMetadata
 
@@ -21,7 +23,8 @@ def check_agreement(metadata: FileMetadata, model: onnx.ModelProto, where: str) 
     Raises:
         OnnxFileError: naming the first input, output, depth or loop that does not fit.
     """
-    for complaint in (*_inputs(metadata, model.graph), *_outputs(metadata, model.graph), *_loops(metadata, model)):
+    loops = _bodies if metadata.form == "functions" else _loops
+    for complaint in (*_inputs(metadata, model.graph), *_outputs(metadata, model.graph), *loops(metadata, model)):
         raise OnnxFileError(
             f"the file's metadata does not fit its graph: {complaint}",
             where=where,
@@ -75,6 +78,24 @@ def _loops(metadata: FileMetadata, model: onnx.ModelProto) -> Iterator[str]:
     for depth in metadata.depths:
         if depth.loop in found and found[depth.loop].input[0] != depth.input:
             yield f"{depth.input!r} is not the depth of {depth.loop}"
+
+
+def _bodies(metadata: FileMetadata, model: onnx.ModelProto) -> Iterator[str]:
+    """Each loop is a function, called as often as it runs, all times in one place."""
+    told = {loop["name"]: loop["trips"] for loop in metadata.loops}
+    made = {function.name for function in model.functions if function.domain == BODY_DOMAIN}
+    if made != told.keys():
+        yield f"its loops are {_said(sorted(made))}, the metadata says {_said(sorted(told))}"
+    for name, calls in _calls(model):
+        if calls != told.get(name):
+            yield f"{name} does not run {told.get(name)} times"
+
+
+def _calls(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
+    """How often each body is called in each place that calls it."""
+    for place in (model.graph, *model.functions):
+        names = Counter(node.op_type for node in place.node if node.domain == BODY_DOMAIN)
+        yield from names.items()
 
 
 def _scalar(tensor: onnx.TensorProto, dtype: type[np.generic]) -> float | int | None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from laser_fx.errors import ExportError
 from laser_fx.export import functions
+from laser_fx.export.bodies import call_bodies
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
 from laser_fx.export.randomness import refuse_random
 from laser_fx.export.source import Exportable
@@ -25,7 +26,7 @@ from laser_fx.rolled import RolledLoop
 
 __all__ = ["FIDELITY", "Form", "build"]
 
-Form = Literal["rolled", "unrolled"]
+Form = Literal["rolled", "functions", "unrolled"]
 FIDELITY = "fidelity"
 """Placeholder of the threshold in a tracked graph."""
 
@@ -47,7 +48,7 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
     Raises:
         ExportError: something in the graph has no ONNX, or draws random numbers.
     """
-    module = program.graph_module if form == "rolled" else program.captured
+    module = program.captured if form == "unrolled" else program.graph_module
     refuse_random(module)
     inputs = _inputs(program, module)
     depths = _depths(module, taken=set(program.input_names)) if depth_inputs else ()
@@ -73,8 +74,11 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
         producer_version=package_version(),
         functions=[*stitcher.functions.values(), *functions.all_functions()],
     )
-    _clean(model)
+    common.RemoveUnusedNodesPass()(model)
     metadata = _without_removed_loops(metadata, model)
+    if form == "functions":
+        call_bodies(model)
+    _clean(model)
     model.metadata_props.update(metadata.to_properties())
     return model, metadata
 
@@ -197,7 +201,7 @@ def _metadata(
     program: Exportable, form: Form, depths: tuple[Depth, ...], fidelity: ir.Value | None, named: list[tuple[str, str]]
 ) -> FileMetadata:
     count = len(program.output_names)
-    rolled = form == "rolled"
+    rolled = form != "unrolled"
     levels = program.nest.trips()
     loops = [
         {"name": loop.name, "level": at[0], "trips": at[1]}

@@ -16,7 +16,7 @@ from laser_fx.export.bounded_json import read_json
 __all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "package_version"]
 
 PRODUCER = "laser-fx"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PREFIX = "laser_fx."
 
 
@@ -42,7 +42,7 @@ class FileMetadata:
     """All that a file says about itself.
 
     Args:
-        form: ``"rolled"`` or ``"unrolled"``.
+        form: ``"rolled"``, ``"functions"`` or ``"unrolled"``.
         inputs: names of the user's inputs, in order.
         outputs: readable name and value name of the model's outputs, in order.
         records: site key and value name of the statistics, in order.

@@ -31,7 +31,7 @@ class OnnxFile:
         path: where it is.
         bytes: its size.
         nodes: how many nodes it has, those inside loops counted once.
-        form: ``"rolled"`` or ``"unrolled"``.
+        form: ``"rolled"``, ``"functions"`` or ``"unrolled"``.
         verification: what was compared with the program, ``None`` where the caller asked for no check.
     """
 
@@ -62,7 +62,9 @@ def to_onnx(
     Args:
         program: an evaluation program.
         path: file to write; its directory must exist.
-        form: ``"rolled"`` keeps loops; ``"unrolled"`` writes the graph as it was captured.
+        form: ``"rolled"`` keeps loops, as ``Loop`` nodes whose depth may be an input; ``"functions"`` writes each body
+            as one ONNX function and calls it step by step, a small file that reads no condition; ``"unrolled"`` writes
+            the graph as it was captured.
         depth_inputs: whether trip counts are inputs.
         verify: run the file in ONNX Runtime beside the program, at two optimisation levels.
         overwrite: replace a file that is there.

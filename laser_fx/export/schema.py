@@ -10,7 +10,7 @@ from laser_fx.loops import Site
 
 __all__ = ["FORMS", "MAX_TRIPS", "SchemaError", "check"]
 
-FORMS = ("rolled", "unrolled")
+FORMS = ("rolled", "functions", "unrolled")
 MAX_TRIPS = 1_000_000
 """The deepest that a loop may be asked to run."""
 

@@ -37,7 +37,7 @@ _SHARE = 0.5
 _FEW_ROWS = 4  # rows are computed alike: a few show what many would
 NEVER = 2.0  # no basis has this fidelity: every step is exact
 _FIRST_MARGIN = 1e-5
-_LATER_MARGIN = 1e-4
+_LATER_MARGIN = _TRACKED_TOLERANCE  # the values that a later fidelity is measured on differ by so much
 _LEAST_SCALE = 1e-2  # an output of smaller values is what rounding leaves of larger ones
 _OTHER_FIDELITIES = (0.9, 1.0)
 
@@ -248,8 +248,7 @@ class _AtDepth(fx.Interpreter):
 
 
 def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> dict[str, Array]:
-    rolled = metadata.form == "rolled"
-    module = program.graph_module if rolled else program.captured
+    module = program.captured if metadata.form == "unrolled" else program.graph_module
     values: dict[str, Tensor] = {**program.weights, **dict(zip(program.user_inputs, run.inputs, strict=True))}
     if metadata.fidelity is not None:
         wanted = program.options.fidelity if run.fidelity is None else run.fidelity
