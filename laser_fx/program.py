@@ -89,6 +89,11 @@ class Program:
         return {**states, **self.capture.constants, **sketches}
 
     @property
+    def weight_names(self) -> Mapping[str, str]:
+        """Placeholders of parameters and buffers, and their names in the model's state_dict."""
+        return self.capture.states
+
+    @property
     def user_inputs(self) -> tuple[str, ...]:
         """Placeholders of the tensor inputs, in order."""
         return self.capture.inputs

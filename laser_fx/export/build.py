@@ -85,7 +85,7 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
 
 def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
     readable = dict(zip(program.user_inputs, program.input_names, strict=True))
-    weights = program.weights
+    weights, names = program.weights, _weight_names(program)
     placeholders = module.graph.find_nodes(op="placeholder")
     rename = _symbol_names([p for p in placeholders if p.name in readable])
     stored: dict[tuple[Any, ...], ir.Value] = {}
@@ -94,7 +94,7 @@ def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
         if node.name in readable:
             by_name[node.name] = _renamed(value_like(node.meta["val"], readable[node.name]), rename)
         elif node.name in weights:
-            by_name[node.name] = _weight(node.name, weights[node.name], stored)
+            by_name[node.name] = _weight(names.get(node.name, node.name), weights[node.name], stored)
         elif node.name == FIDELITY:
             name = _free(FIDELITY, set(program.input_names))
             by_name[node.name] = _optional_input(name, np.array(program.options.fidelity, np.float32))
@@ -102,6 +102,14 @@ def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
             raise ExportError("a placeholder has no value", where=node.name, fix="report this graph as a defect")
     user = [by_name[name] for name in program.user_inputs]
     return _Inputs([by_name[node.name] for node in placeholders], user, by_name.get(FIDELITY))
+
+
+def _weight_names(program: Exportable) -> dict[str, str]:
+    """The names that people know weights by, beside those of inputs and outputs."""
+    taken = {*program.input_names, *program.output_names, FIDELITY}
+    return {
+        placeholder: f"weight.{name}" if name in taken else name for placeholder, name in program.weight_names.items()
+    }
 
 
 def _weight(name: str, tensor: Tensor, stored: dict[tuple[Any, ...], ir.Value]) -> ir.Value:

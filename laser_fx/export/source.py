@@ -41,6 +41,10 @@ class Exportable(Protocol):
         """Every placeholder that is not a user input nor ``fidelity``, by name."""
 
     @property
+    def weight_names(self) -> Mapping[str, str]:
+        """Placeholders among ``weights`` that are parameters or buffers, and their names in the model's state_dict."""
+
+    @property
     def user_inputs(self) -> tuple[str, ...]:
         """Placeholders of the user's tensors, in order."""
 

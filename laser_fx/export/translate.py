@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from laser_fx.export.straight import example
 __all__ = ["translate"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_HOOK = "_empty_nn_module_stack"  # what torch writes where it knows no module
+_MODEL = "model"  # what a capture calls the user's model
 
 
 def translate(straight: fx.GraphModule, opset: int) -> ir.Model:
@@ -113,10 +115,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_after_module(node: ir.Node) -> None:
-    scopes = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")) if scope]
-    node.name = "/".join([*scopes, node.op_type])
+    """``trm.inner.lm_head/linear/MatMul``: the innermost module, the traced call in it, the operator."""
+    node.name = readable_name(ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")), node.op_type)
     node.metadata_props.clear()
     node.doc_string = None
+
+
+def readable_name(scopes: Sequence[str], op_type: str) -> str:
+    """A name for people, from the scopes that torch's exporter writes: modules from the outside in, then the call.
+
+    >>> readable_name(["", "model", "model.trm", "model.trm.lm_head", "linear"], "MatMul")
+    'trm.lm_head/linear/MatMul'
+    """
+    modules = [scope for scope in scopes[:-1] if scope and not scope.startswith(_HOOK)]
+    innermost = modules[-1].removeprefix(_MODEL).removeprefix(".") if modules else ""
+    return "/".join(part for part in (innermost, *scopes[-1:], op_type) if part)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -39,6 +39,7 @@ class HandMade:
     sites: tuple[Site, ...] = ()
     options: Options = field(default_factory=Options)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    weight_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -63,6 +63,12 @@ def test_size_does_not_grow_with_depth(make: Make, tmp_path: Path) -> None:
     assert abs(sizes[0] - sizes[1]) < 64
 
 
+def test_weights_have_the_names_of_the_state_dict(make: Make, tmp_path: Path) -> None:
+    program = make("one_loop").but(weight_names={"w": "layer.weight", "b": "y"})  # y is an output
+    graph = onnx.load(to_onnx(program, tmp_path / "m.onnx").path).graph
+    assert {"layer.weight", "weight.y"} <= {tensor.name for tensor in graph.initializer}
+
+
 def test_value_names_are_unique_over_all_scopes(exported: Make) -> None:
     _, file = exported("nested")
     names = [
