@@ -437,33 +437,39 @@ class Solve(nn.Module):
     """A whole solve: `steps` supervision steps from the initial carry, without halting, as one module.
 
     ``forward(inputs, puzzle_identifiers=None)`` takes (batch, seq_len) and (batch,) integers, identifiers of zero where
-    none are given, and returns the last step's logits (batch, seq_len, vocab_size).
+    none are given, and returns the last step's logits (batch, seq_len, vocab_size); with ``halting`` a dict of them and
+    of ``q_halt_logits`` (batch,) float32, which are positive where the model takes its answer to be right.
 
     Args:
         trm: the model. It is shared, not copied.
         steps: supervision steps, at least 1; ``None`` for the model's ``halt_max_steps``.
+        halting: also return the last step's halting logits, by which an exported file stops early:
+            ``to_onnx(…, halt="q_halt_logits")``.
 
     Raises:
-        OptionError: ``steps`` is not a whole number of at least 1.
+        OptionError: ``steps`` is not a whole number of at least 1, or ``halting`` is no bool.
 
     >>> model = TRM(TRMConfig(seq_len=4, vocab_size=5, H_cycles=1, L_cycles=2, hidden_size=16, num_heads=2)).eval()
     >>> tuple(Solve(model, steps=3)(torch.ones(2, 4, dtype=torch.int64)).shape)
     (2, 4, 5)
     """
 
-    def __init__(self, trm: TRM, steps: int | None = None) -> None:
+    def __init__(self, trm: TRM, steps: int | None = None, *, halting: bool = False) -> None:
         super().__init__()
         steps = trm.config.halt_max_steps if steps is None else steps
         if not _is_whole(steps, 1):
             raise OptionError(f"steps is {steps!r}", where="Solve.steps", fix="choose a whole number of at least 1")
-        self.trm, self.steps = trm, steps
+        if not isinstance(halting, bool):
+            raise OptionError(f"halting is {halting!r}", where="Solve.halting", fix="choose True or False")
+        self.trm, self.steps, self.halting = trm, steps, halting
 
-    def forward(self, inputs: Tensor, puzzle_identifiers: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, puzzle_identifiers: Tensor | None = None) -> Any:
         if puzzle_identifiers is None:
             puzzle_identifiers = inputs.new_zeros(inputs.shape[0])
         batch = {"inputs": inputs, "puzzle_identifiers": puzzle_identifiers}
         carry = self.trm.initial_carry(batch).inner_carry
         logits: Tensor
+        halt: Tensor
         for _ in range(self.steps):
-            carry, logits, _ = self.trm.inner(carry, batch)
-        return logits
+            carry, logits, (halt, _) = self.trm.inner(carry, batch)
+        return {"logits": logits, "q_halt_logits": halt} if self.halting else logits

@@ -14,7 +14,7 @@ from laser_fx.zoo.evaluate import evaluate
 from laser_fx.zoo.recipes import RECIPES
 from laser_fx.zoo.store import load_model, read, save_model
 from laser_fx.zoo.tasks import is_held_out
-from laser_fx.zoo.trm import TRM, TRMConfig
+from laser_fx.zoo.trm import TRM, Solve, TRMConfig
 
 NAMES = ("attention", "sudoku")
 FOLDER = Path(checkpoints.__file__).parent
@@ -30,6 +30,17 @@ def test_a_shipped_model_solves_puzzles_it_has_never_seen(name: str, bound: floa
     batch = zoo.held_out(name, 100, seed=1)
     assert is_held_out(batch["inputs"].numpy()).all()
     assert evaluate(zoo.load(name), batch, zoo.steps(name)).exact >= bound
+
+
+@pytest.mark.parametrize(("name", "early"), [("attention", 0.9), ("sudoku", 0.9)])
+@torch.no_grad()
+def test_the_halting_head_of_a_shipped_model_knows_what_is_solved(name: str, early: float) -> None:
+    batch = zoo.held_out(name, 100, seed=2)
+    at_two = Solve(zoo.load(name), 2, halting=True)(batch["inputs"])
+    solved = (at_two["logits"].argmax(-1) == batch["labels"]).all(-1)
+    done = at_two["q_halt_logits"] > 0
+    assert (done == solved).float().mean() >= early
+    assert done.float().mean() >= early - 0.1  # most puzzles need two of eight steps
 
 
 @pytest.mark.parametrize("name", NAMES)

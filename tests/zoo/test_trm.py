@@ -299,11 +299,28 @@ def test_solve_equals_the_same_number_of_steps(config: TRMConfig) -> None:
     assert torch.equal(Solve(model, 3)(batch["inputs"], batch["puzzle_identifiers"]), outputs["logits"])
 
 
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+@torch.no_grad()
+def test_solve_can_return_the_last_steps_halting_logits(config: TRMConfig) -> None:
+    model, batch = make(config), a_batch(config)
+    torch.nn.init.normal_(model.inner.q_head.weight)  # zero at first: every logit would be its bias
+    carry = model.initial_carry(batch)
+    for _ in range(3):
+        carry, outputs = model(carry, batch)
+    solved = Solve(model, 3, halting=True)(batch["inputs"])
+    assert solved.keys() == {"logits", "q_halt_logits"}
+    assert torch.equal(solved["logits"], outputs["logits"])
+    assert torch.equal(solved["q_halt_logits"], outputs["q_halt_logits"])
+    assert solved["q_halt_logits"].unique().numel() == len(batch["inputs"])
+
+
 def test_solve_makes_the_models_steps_by_default_and_refuses_none() -> None:
     model = make(ATTENTION)
     assert Solve(model).steps == 4
     with pytest.raises(OptionError, match=r"Solve\.steps"):
         Solve(model, 0)
+    with pytest.raises(OptionError, match=r"Solve\.halting"):
+        Solve(model, halting=1)  # type: ignore[arg-type]
 
 
 def test_same_seed_makes_the_same_model_and_answer() -> None:
