@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from laser_fx.errors import ExportError
 from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
+from laser_fx.export.hoist import hoist_invariants
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
 from laser_fx.export.randomness import refuse_random
 from laser_fx.export.source import Exportable
@@ -75,6 +76,7 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
         functions=[*stitcher.functions.values(), *functions.all_functions()],
     )
     common.RemoveUnusedNodesPass()(model)
+    hoist_invariants(model.graph)
     metadata = _without_removed_loops(metadata, model)
     if form == "functions":
         call_bodies(model)

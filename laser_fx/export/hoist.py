@@ -1,0 +1,52 @@
+"""Moves out of every loop what is the same at each of its steps.
+
+A node whose inputs all come from outside of a loop's body gives the same value at every step: it is computed once,
+before the loop. The unrolled graph gets this from common subexpressions; in a body a step is alone with itself.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["hoist_invariants"]
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def hoist_invariants(graph: ir.Graph) -> None:
+    """Move invariant nodes out of the loops of a graph, innermost loops first.
+
+    No number changes: the same operator sees the same values. Nodes that draw random numbers stay where they are, and
+    so do nodes with graphs of their own.
+
+    Args:
+        graph: changed in place; nodes may be in any order.
+    """
+    for loop in [node for node in graph if node.op_type == "Loop" and node.domain == ""]:
+        body = loop.attributes["body"].as_graph()
+        hoist_invariants(body)
+        invariant = _invariant(body)
+        body.remove(invariant)
+        graph.insert_before(loop, invariant)
+
+
+def _invariant(body: ir.Graph) -> list[ir.Node]:
+    """In an order in which each comes after those that it reads."""
+    body.sort()
+    varying = set(body.inputs)
+    found = []
+    for node in body:
+        returned = any(output.is_graph_output() for output in node.outputs)
+        if returned or not _may_move(node) or any(value in varying for value in node.inputs):
+            varying |= set(node.outputs)
+        else:
+            found.append(node)
+    return found
+
+
+def _may_move(node: ir.Node) -> bool:
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    has_graph = any(attribute.type in graphs for attribute in node.attributes.values())
+    return not has_graph and not (node.domain == "" and node.op_type in _RANDOM)
