@@ -29,7 +29,15 @@ def hoist_invariants(graph: ir.Graph) -> None:
         hoist_invariants(body)
         invariant = _invariant(body)
         body.remove(invariant)
+        for node in invariant:
+            node.name = _name_outside(str(node.name), str(loop.name))
         graph.insert_before(loop, invariant)
+
+
+def _name_outside(node: str, loop: str) -> str:
+    """``loop_0_0/add`` of ``loop_0/loop_0_0`` is ``loop_0/add`` before that loop."""
+    around, slash, own = loop.rpartition("/")
+    return around + slash + node.removeprefix(f"{own}/")
 
 
 def _invariant(body: ir.Graph) -> list[ir.Node]:
