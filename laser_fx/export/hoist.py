@@ -44,14 +44,29 @@ def _invariant(body: ir.Graph) -> list[ir.Node]:
     """In an order in which each comes after those that it reads."""
     body.sort()
     varying = set(body.inputs)
-    found = []
+    found: list[ir.Node] = []
     for node in body:
         returned = any(output.is_graph_output() for output in node.outputs)
         if returned or not _may_move(node) or any(value in varying for value in node.inputs):
             varying |= set(node.outputs)
         else:
             found.append(node)
-    return found
+    return _worth_moving(found)
+
+
+def _worth_moving(nodes: list[ir.Node]) -> list[ir.Node]:
+    """Without what is made of constants alone, unless something that moves reads it.
+
+    A runtime folds constants where they stand, and packs a weight for the product that reads it in the same graph only.
+    """
+    constant, needed = set[ir.Value](), set[ir.Value]()
+    for node in nodes:
+        if all(value is None or value.const_value is not None or value in constant for value in node.inputs):
+            constant |= set(node.outputs)
+    for node in reversed(nodes):
+        if node.outputs[0] not in constant or needed.intersection(node.outputs):
+            needed |= {value for value in (*node.inputs, *node.outputs) if value is not None}
+    return [node for node in nodes if needed.intersection(node.outputs)]
 
 
 def _may_move(node: ir.Node) -> bool:

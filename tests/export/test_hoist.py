@@ -66,7 +66,7 @@ def test_hoisting_changes_no_bit(make: Make, tmp_path: Path, monkeypatch: Any) -
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-def test_random_numbers_results_and_nodes_with_graphs_stay(make: Make) -> None:
+def test_random_numbers_results_constants_and_nodes_with_graphs_stay() -> None:
     count, go_on = ir.val("count", ir.DataType.INT64, []), ir.val("go_on", ir.DataType.BOOL, [])
     outside = ir.val("x", ir.DataType.FLOAT, [2])
     step, keep, carry = (
@@ -77,20 +77,24 @@ def test_random_numbers_results_and_nodes_with_graphs_stay(make: Make) -> None:
     noise = ir.node("RandomNormalLike", [outside], name="noise")
     moves = ir.node("Exp", [outside], name="moves")
     after = ir.node("Neg", [moves.outputs[0]], name="after")
+    weight = ir.val("w", const_value=ir.tensor([1.0, 2.0], name="w"))
+    folded, used = ir.node("Neg", [weight], name="folded"), ir.node("Abs", [weight], name="used")
+    reads = ir.node("Mul", [used.outputs[0], outside], name="reads")
     branch = ir.node("If", [go_on], {"then_branch": _constant(), "else_branch": _constant()}, name="branch")
-    added = ir.node("Sum", [carry, noise.outputs[0], after.outputs[0], branch.outputs[0]], name="added")
+    summands = [node.outputs[0] for node in (noise, after, branch, folded, reads)]
+    added = ir.node("Sum", [carry, *summands], name="added")
     result, kept = ir.node("Identity", [outside], name="result"), ir.node("Identity", [keep], name="kept")
     body = ir.Graph(
         [step, keep, carry],
         [kept.outputs[0], added.outputs[0], result.outputs[0]],
-        nodes=[added, after, noise, moves, branch, result, kept],
+        nodes=[added, after, noise, moves, branch, folded, reads, used, result, kept],
         name="body",
     )
     loop = ir.Node("", "Loop", [count, go_on, outside], [ir.AttrGraph("body", body)], num_outputs=2, name="loop_0")
     graph = ir.Graph([count, go_on, outside], list(loop.outputs), nodes=[loop], opset_imports={"": 20}, name="main")
     hoist_invariants(graph)
-    assert [node.name for node in graph] == ["moves", "after", "loop_0"]
-    assert {node.name for node in body} == {"noise", "branch", "added", "result", "kept"}
+    assert [node.name for node in graph] == ["moves", "after", "used", "reads", "loop_0"]
+    assert {node.name for node in body} == {"noise", "branch", "added", "folded", "result", "kept"}
 
 
 def _constant() -> ir.Graph:
