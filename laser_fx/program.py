@@ -16,6 +16,7 @@ from laser_fx.capture import Captured
 from laser_fx.errors import InputError
 from laser_fx.loops import Certificate, LoopNest, Site, Step
 from laser_fx.options import Options
+from laser_fx.trees import constant, plain_tree, signature_of, tensor
 
 __all__ = ["Mode", "Program"]
 
@@ -107,6 +108,26 @@ class Program:
     def output_names(self) -> tuple[str, ...]:
         """A readable name for each of the model's tensor outputs."""
         return (*(f"buffer.{name}" for name in self.capture.mutations), *self.capture.output_names)
+
+    @property
+    def signature(self) -> str:
+        """The model's forward as text."""
+        return signature_of(self.model.forward, type(self.model).__qualname__)
+
+    @property
+    def input_tree(self) -> Any:
+        """Arguments and keyword arguments as `laser_fx.trees.plain_tree`, their tensors by ``input_names``."""
+        call = self.capture.call
+        fixed, names = dict(call.constants), iter(call.names)
+        count = len(fixed) + len(call.names)
+        return plain_tree(call.spec, [constant(fixed[i]) if i in fixed else tensor(next(names)) for i in range(count)])
+
+    @property
+    def output_tree(self) -> Any:
+        """What the model returns as `laser_fx.trees.plain_tree`, its tensors by ``output_names``."""
+        names, leaves = self.capture.output_names, self.capture.output_leaves
+        places = [constant(value) if index is None else tensor(names[index]) for index, value in leaves]
+        return plain_tree(self.capture.output_spec, places)
 
     @property
     def example_inputs(self) -> tuple[Tensor, ...]:

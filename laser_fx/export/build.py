@@ -228,6 +228,9 @@ def _metadata(
         loops=tuple(loops) if rolled else (),
         sites=tuple(dataclasses.asdict(site) for site in program.sites) if rolled else (),
         options=dataclasses.asdict(program.options),
+        signature=program.signature,
+        input_tree=program.input_tree,
+        output_tree=program.output_tree,
     )
 
 

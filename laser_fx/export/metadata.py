@@ -51,6 +51,9 @@ class FileMetadata:
         loops: name, nesting level and traced trip count of every loop.
         sites: the tracked sites, as `laser_fx.loops.Site`.
         options: the options the program was compiled with.
+        signature: the model's forward as text.
+        input_tree: arguments and keyword arguments as `laser_fx.trees.plain_tree`, tensors by ``inputs``.
+        output_tree: what the model returns, tensors by their readable names.
     """
 
     form: str
@@ -62,6 +65,9 @@ class FileMetadata:
     loops: tuple[dict[str, Any], ...] = ()
     sites: tuple[dict[str, Any], ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    signature: str = "forward()"
+    input_tree: Any = dataclasses.field(default_factory=list)
+    output_tree: Any = dataclasses.field(default_factory=list)
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX metadata: flat text, each value JSON."""
@@ -96,6 +102,9 @@ class FileMetadata:
             loops=tuple(read["loops"]),
             sites=tuple(read["sites"]),
             options=read["options"],
+            signature=read["signature"],
+            input_tree=read["input_tree"],
+            output_tree=read["output_tree"],
         )
 
 

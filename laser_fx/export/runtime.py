@@ -25,6 +25,7 @@ from laser_fx.export.providers import CUDA, Provider
 from laser_fx.export.reference import made_inputs
 from laser_fx.export.schema import MAX_TRIPS
 from laser_fx.export.session import onnxruntime, open_file
+from laser_fx.trees import fill
 
 __all__ = ["OnnxModel"]
 
@@ -139,6 +140,14 @@ class OnnxModel:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         return tuple(name for name, _ in self.metadata.outputs)
+
+    def nested(self, answers: Mapping[str, Any]) -> Any:
+        """Answers in the structure that the model returns: dicts and lists, dataclasses as dicts of their fields.
+
+        Args:
+            answers: what a call of this model gave.
+        """
+        return fill(self.metadata.output_tree, answers)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from laser_fx.loops import Site
+from laser_fx.trees import CLASS, CONSTANT, TENSOR
 
 __all__ = ["FORMS", "MAX_TRIPS", "SchemaError", "check"]
 
@@ -48,6 +49,9 @@ def check(fields: Mapping[str, Any]) -> None:
     _names([loop["name"] for loop in fields["loops"]], "loops")
     _trips(fields)
     _options(fields["options"])
+    _name(fields["signature"], "signature")
+    _tree(fields["input_tree"], "input_tree", fields["inputs"])
+    _tree(fields["output_tree"], "output_tree", [name for name, _ in fields["outputs"]])
 
 
 _SITE: dict[str, type] = {
@@ -96,6 +100,25 @@ def _trips(fields: Mapping[str, Any]) -> None:
     for depth in fields["depths"]:
         if not 1 <= depth["least"] <= depth["default"]:
             raise SchemaError(f"the depth of {depth['loop']} is {depth['default']}, at least {depth['least']}")
+
+
+def _tree(tree: object, where: str, known: Sequence[str]) -> None:
+    """A plain tree of known tensors."""
+    if isinstance(tree, list):
+        for item in tree:
+            _tree(item, where, known)
+    elif not isinstance(tree, dict):
+        raise SchemaError(f"{where} holds {str(tree)[:40]!r}, which is no structure")
+    elif TENSOR in tree:
+        if len(tree) != 1 or tree[TENSOR] not in known:
+            raise SchemaError(f"{where} has a place for {str(tree[TENSOR])[:40]!r}, which the file has not")
+    elif CONSTANT in tree:
+        if len(tree) != 1 or not isinstance(tree[CONSTANT], bool | int | float | str | None):
+            raise SchemaError(f"{where} has a constant that is no number and no text")
+    else:
+        for key, item in tree.items():
+            _name(key, where)
+            _name(item, where) if key == CLASS else _tree(item, where, known)
 
 
 def _options(value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, fx
 
@@ -59,6 +59,18 @@ class Exportable(Protocol):
     @property
     def record_names(self) -> tuple[str, ...]:
         """Site keys of the outputs after those: the statistics of each site."""
+
+    @property
+    def signature(self) -> str:
+        """The model's forward as text."""
+
+    @property
+    def input_tree(self) -> Any:
+        """Arguments and keyword arguments as `laser_fx.trees.plain_tree`, their tensors by ``input_names``."""
+
+    @property
+    def output_tree(self) -> Any:
+        """What the model returns as `laser_fx.trees.plain_tree`, its tensors by ``output_names``."""
 
     @property
     def example_inputs(self) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from laser_fx.export import OnnxFile, to_onnx
 from laser_fx.loops import Loop, LoopNest, Site
 from laser_fx.options import Options
 from laser_fx.rolled import RolledLoop
+from laser_fx.trees import tensor
 
 assert ops.linear is not None
 D, K = 16, 4
@@ -40,10 +41,19 @@ class HandMade:
     options: Options = field(default_factory=Options)
     renamed: Mapping[str, str] = field(default_factory=dict)
     weight_names: Mapping[str, str] = field(default_factory=dict)
+    signature: str = "HandMade.run(*inputs)"
 
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(self.renamed.get(name, name) for name in self.user_inputs)
+
+    @property
+    def input_tree(self) -> Any:
+        return [[tensor(name) for name in self.input_names], {}]
+
+    @property
+    def output_tree(self) -> Any:
+        return [tensor(name) for name in self.output_names]
 
     def but(self, **changes: Any) -> HandMade:
         return replace(self, **changes)

@@ -17,6 +17,7 @@ from laser_fx.errors import OnnxFileError
 from laser_fx.export import OnnxFile
 from laser_fx.export.bounded_json import MAX_DEPTH, MAX_LENGTH, read_json
 from laser_fx.export.checksum import KEY
+from laser_fx.export.metadata import FORMAT_VERSION
 from laser_fx.export.model_file import read_model_file
 
 Exported = Callable[[str], tuple[Any, OnnxFile]]
@@ -117,6 +118,12 @@ TAMPERED = {
     "a number beyond all bounds": ("depths", lambda v: [{**v[0], "default": 10**30}], "no count"),
     "a field too many": ("depths", lambda v: [{**v[0], "__class__": "os.system"}], "has not the fields"),
     "a field too few": ("loops", lambda _: [{"name": "loop_0"}], "has not the fields"),
+    "a signature that is none": ("signature", lambda _: "", "no name"),
+    "a tree of a tensor that is not there": ("input_tree", lambda _: [{"$tensor": "w"}], "a place for 'w'"),
+    "a tree of more than a tensor": ("output_tree", lambda v: {**v[0], "$class": "A"}, "a place for"),
+    "a tree that is none": ("input_tree", lambda _: "inputs", "no structure"),
+    "a tree of a class that is no text": ("output_tree", lambda v: {"$class": v}, "no name"),
+    "a constant that is none": ("input_tree", lambda _: {"$constant": []}, "a constant"),
     "options that are none": ("options", lambda _: [1], "options is no object"),
 }
 
@@ -159,7 +166,7 @@ def test_metadata_that_is_missing_or_stands_twice(changed: Callable[..., Path]) 
 
 
 def test_a_file_of_a_newer_version(changed: Callable[..., Path]) -> None:
-    assert "--upgrade" in refused(changed(lambda m: told(m, "format", lambda _: 2)), "format 2")
+    assert "--upgrade" in refused(changed(lambda m: told(m, "format", lambda _: FORMAT_VERSION + 1)), "this laser-fx reads")
     assert "--upgrade" not in refused(changed(lambda m: told(m, "format", lambda _: -1)), "format -1")
 
 

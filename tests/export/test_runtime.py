@@ -235,6 +235,7 @@ def test_the_file_says_what_it_is(tracked: tuple[Any, OnnxModel]) -> None:
     program, model = tracked
     said = model.metadata
     assert said.form == "rolled"
+    assert said.signature == "HandMade.run(*inputs)"
     assert said.fidelity == "fidelity"
     assert said.loops == ({"name": "loop_0", "level": 0, "trips": 4},)
     assert [site["name"] for site in said.sites] == ["up"]
