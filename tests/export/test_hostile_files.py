@@ -166,7 +166,8 @@ def test_metadata_that_is_missing_or_stands_twice(changed: Callable[..., Path]) 
 
 
 def test_a_file_of_a_newer_version(changed: Callable[..., Path]) -> None:
-    assert "--upgrade" in refused(changed(lambda m: told(m, "format", lambda _: FORMAT_VERSION + 1)), "this laser-fx reads")
+    newer = FORMAT_VERSION + 1
+    assert "--upgrade" in refused(changed(lambda m: told(m, "format", lambda _: newer)), f"format {newer}")
     assert "--upgrade" not in refused(changed(lambda m: told(m, "format", lambda _: -1)), "format -1")
 
 
