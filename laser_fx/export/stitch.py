@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.errors import ExportError
+from laser_fx.export.early_sizes import read_sizes_early
 from laser_fx.export.straight import cut, loop_of, results_of
 from laser_fx.rolled import RolledLoop
 
@@ -74,6 +75,7 @@ class Stitcher:
         nodes: list[ir.Node] = []
         if level.outputs:
             part = self._adopt(self._translate(level.straight), prefix)
+            read_sizes_early(part, level.inputs)
             known |= zip(level.outputs, part.outputs, strict=True)
         for node in level.opaque:
             nodes += self._opaque(node, known, prefix)
