@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch import Tensor
 from laser_fx.errors import InputError
 from laser_fx.files import replacing
 
-__all__ = ["Calibration", "Objective", "SiteBasis", "Trial"]
+__all__ = ["Calibration", "Objective", "RankShare", "SiteBasis", "Trial", "check_schedule"]
 
 Objective = Literal["activation", "output"]
+RankShare = float | Literal["exact"]
+"""The share of its calibrated rank, in (0, 1], that a step has, or no basis at all."""
 _KEY = "laser_fx.calibration"
 _VERSION = 1
 
@@ -29,7 +32,9 @@ class SiteBasis:
 
     Args:
         objective: ``"activation"`` keeps X (N, D), ``"output"`` keeps ``XWᵀ`` (N, F).
-        basis: orthonormal columns, float32: (D, k) or (F, k).
+        basis: orthonormal columns, float32: (D, k) or (F, k). Or one for each step: the trips of the loops around the
+            site stand in front then, outermost first. A step's position is its place among all steps of a call; a call
+            whose outermost loop runs longer uses the bases of the last outermost step from there on.
     """
 
     objective: Objective
@@ -38,7 +43,31 @@ class SiteBasis:
     @property
     def rank(self) -> int:
         """k."""
-        return int(self.basis.shape[1])
+        return int(self.basis.shape[-1])
+
+    @property
+    def is_per_step(self) -> bool:
+        """Whether each step has a basis of its own."""
+        return self.basis.ndim > 2
+
+    def at_trips(self, trips: Sequence[int]) -> SiteBasis:
+        """The basis for loops that run so often, outermost first.
+
+        Raises:
+            ValueError: a loop inside of the outermost one runs another number of times.
+
+        >>> import torch
+        >>> SiteBasis("output", torch.zeros(2, 3, 8, 4)).at_trips((5, 3)).basis.shape
+        torch.Size([5, 3, 8, 4])
+        """
+        if not self.is_per_step:
+            return self
+        known = tuple(self.basis.shape[:-2])
+        if len(known) != len(trips) or known[1:] != tuple(trips[1:]):
+            raise ValueError(f"it is for loops of {_times(known)} steps, these run {_times(trips)}")
+        if known[0] == trips[0]:
+            return self
+        return replace(self, basis=self.basis[torch.arange(trips[0]).clamp(max=known[0] - 1)])
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,8 @@ class Calibration:
         interval: 95 % interval of ``kept``, by Wilson.
         held_out: how many examples that is.
         trials: what was tried, in order, on the other examples.
+        rank_schedule: share of the rank by step of the outermost loop, counted from the last one; the first entry holds
+            for all earlier steps. None where every step has the whole rank.
     """
 
     bases: Mapping[str, SiteBasis]
@@ -81,6 +112,7 @@ class Calibration:
     interval: tuple[float, float]
     held_out: int
     trials: tuple[Trial, ...]
+    rank_schedule: tuple[RankShare, ...] | None = None
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write it as one safetensors file.
@@ -126,6 +158,25 @@ class Calibration:
     def __repr__(self) -> str:
         ranks = ", ".join(f"{key}: {found.objective} {found.rank}" for key, found in self.bases.items())
         return f"Calibration({self.flops_share:.2f} of the FLOPs, {self.kept:.1%} kept; {ranks})"
+
+
+def _times(trips: Sequence[int]) -> str:
+    return " × ".join(map(str, trips))
+
+
+def check_schedule(schedule: object) -> str | None:
+    """What is wrong with a schedule of ranks, None where it is one.
+
+    >>> check_schedule((0.5, "exact")), check_schedule((0.5, 2.0))
+    (None, '2.0 is no share in (0, 1], nor "exact"')
+    """
+    if not isinstance(schedule, tuple) or not schedule:
+        return "it is no tuple with an entry"
+    for share in schedule:
+        is_number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if share != "exact" and not (is_number and 0.0 < share <= 1.0):
+            return f'{share!r} is no share in (0, 1], nor "exact"'
+    return None
 
 
 def share_of(spectrum: Tensor, energy: float) -> int:

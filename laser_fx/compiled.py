@@ -54,12 +54,8 @@ class CompiledModel(StandIn):
 
     def __init__(self, model: nn.Module, options: Options, calibration: Calibration | None = None) -> None:
         super().__init__(model)
-        if options.basis == "frozen" and options.forward == "lowrank" and calibration is None:
-            raise OptionError(
-                "basis is 'frozen', and there is no calibration",
-                where="Options.basis",
-                fix="pass calibration=laser_fx.calibrate(model, data) to compile",
-            )
+        if options.forward == "lowrank":
+            _check_basis(options, calibration)
         self.__dict__["_programs"] = Programs(model, options, calibration)
         self.__dict__["_latest"] = None
         self.__dict__["_records"] = ()
@@ -248,6 +244,23 @@ class CompiledModel(StandIn):
 
     def _argument_names(self) -> tuple[str, ...]:
         return _positional(self._model.forward)
+
+
+def _check_basis(options: Options, calibration: Calibration | None) -> None:
+    if options.basis == "tracked":
+        return
+    if calibration is None:
+        raise OptionError(
+            f"basis is {options.basis!r}, and there is no calibration",
+            where="Options.basis",
+            fix="pass calibration=laser_fx.calibrate(model, data) to compile",
+        )
+    if options.basis == "frozen" and any(found.is_per_step for found in calibration.bases.values()):
+        raise OptionError(
+            "basis is 'frozen', and the calibration has bases for each step",
+            where="Options.basis",
+            fix="choose basis='per_step', or calibrate with basis='frozen'",
+        )
 
 
 def compiled_copy(model: nn.Module, options: Options) -> CompiledModel:

@@ -38,7 +38,7 @@ def compile(
             Ranks that are found by measurement (``Options(rank=None)``) are found on these: make them representative.
         example_kwargs: keyword arguments to go with them.
         options: see `Options`; `Options.exact()` changes no number.
-        calibration: what `calibrate` found; used with ``Options(basis="frozen")``.
+        calibration: what `calibrate` found; used with ``Options(basis="frozen")`` and ``"per_step"``.
 
     Returns:
         A module to use in the model's place.

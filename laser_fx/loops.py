@@ -79,6 +79,19 @@ class LoopNest:
         """
         return tuple((level, loop.trip_count) for level, loop in self._levels())
 
+    def trips_around(self, name: str) -> tuple[int, ...]:
+        """Trip counts of a loop and of those around it, outermost first; none where there is no such loop.
+
+        >>> LoopNest((Loop("loop_0", 3, children=(Loop("loop_0_0", 6),)),)).trips_around("loop_0_0")
+        (3, 6)
+        """
+        path: list[Loop] = []
+        for level, loop in self._levels():
+            path[level:] = [loop]
+            if loop.name == name:
+                return tuple(around.trip_count for around in path)
+        return ()
+
     def tree(self) -> str:
         """The nest as indented text, one loop a line."""
         lines = []

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from laser_fx.calibration import check_schedule
 from laser_fx.errors import OptionError
 
 __all__ = ["Options"]
 
 Forward = Literal["lowrank", "exact"]
-Basis = Literal["tracked", "frozen"]
+Basis = Literal["tracked", "frozen", "per_step"]
 Memory = Literal["laser", "lean", "min"]
 Products = Literal["fastest", "eager"]
 Kernels = Literal["eager", "inductor"]
@@ -27,7 +28,12 @@ class Options:
         forward: what evaluation graphs compute at a site. ``"lowrank"`` goes through the tracked
             basis, ``"exact"`` leaves every linear as it is. A training forward is always exact.
         basis: where the bases of an evaluation come from: ``"tracked"`` ones follow the loop, ``"frozen"`` ones are
-            those of the calibration that is given to `compile`, see `laser_fx.calibrate`.
+            those of the calibration that is given to `compile`, one for all steps of a site, see `laser_fx.calibrate`;
+            ``"per_step"`` are also the calibration's, one for each step: an exported file's depth is fixed then.
+        rank_schedule: with calibrated bases, the share of a site's rank by step of the outermost loop, counted from the
+            last one: numbers in (0, 1], or ``"exact"`` for steps without a basis. The first entry holds for all earlier
+            steps too. ``(0.5, 1.0, "exact")`` is exact at the last step, of whole rank at the one before, and of half
+            of it at all others. None: what the calibration says. The loop is split, so that no step pays for a choice.
         measure: whether every step through a frozen basis measures what it keeps, for `CompiledModel.report` and the
             statistics of an exported file: exactly for the objective ``"activation"``, and as an estimate by a few
             fixed probes for ``"output"``. It changes no answer, and takes time.
@@ -80,6 +86,7 @@ class Options:
 
     forward: Forward = "lowrank"
     basis: Basis = "tracked"
+    rank_schedule: tuple[float | Literal["exact"], ...] | None = None
     measure: bool = True
     memory: Memory | float | None = "laser"
     tracking: Tracking = "step"
@@ -108,6 +115,7 @@ class Options:
             raise _bad("rank_share", self.rank_share, "choose a number in (0, 1]")
         if not _is_real(self.reset_alarm) or not 0.0 <= self.reset_alarm <= 1.0:
             raise _bad("reset_alarm", self.reset_alarm, "choose a number in [0, 1]")
+        self._check_schedule()
         _one_of("tracking", self.tracking, get_args(Tracking))
         _one_of("products", self.products, get_args(Products))
         _one_of("kernels", self.kernels, get_args(Kernels))
@@ -122,6 +130,17 @@ class Options:
         if not _is_whole(self.min_trip) or self.min_trip < 2:
             raise _bad("min_trip", self.min_trip, "choose a whole number of at least 2")
         self._check_together()
+
+    def _check_schedule(self) -> None:
+        if isinstance(self.rank_schedule, list):  # as JSON has it
+            object.__setattr__(self, "rank_schedule", tuple(self.rank_schedule))
+        if self.rank_schedule is None:
+            return
+        wrong = check_schedule(self.rank_schedule)
+        if wrong is not None:
+            raise _bad("rank_schedule", self.rank_schedule, f"{wrong}: choose for example (0.5, 1.0, 'exact')")
+        if self.basis == "tracked":
+            raise _bad("rank_schedule", self.rank_schedule, "choose basis='frozen' or 'per_step'")
 
     def _check_together(self) -> None:
         """Refuse what would be without effect, and so promise something that is not done."""

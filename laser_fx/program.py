@@ -57,6 +57,7 @@ class Program:
         constants: placeholders that tracking added → their tensors: the threshold and the sketches.
         record_names: sites whose records are the last outputs of ``graph_module``.
         spectra: site → singular values (steps, D) on the example inputs, where they were measured.
+        unsplit: the loops before a schedule of ranks split them; None where none did.
         notes: what each pass did.
         gradient_error: what the memory plan does to the gradient that is worst off, measured on the example inputs; 0.0
             for exact plans.
@@ -74,6 +75,7 @@ class Program:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     record_names: tuple[str, ...] = ()
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    unsplit: LoopNest | None = None
     notes: tuple[str, ...] = ()
     gradient_error: float = 0.0
 

@@ -49,7 +49,7 @@ class Programs:
     Args:
         model: the model.
         options: what its programs may do.
-        calibration: bases for ``Options(basis="frozen")``.
+        calibration: bases for ``Options(basis="frozen")`` and ``"per_step"``.
     """
 
     def __init__(self, model: nn.Module, options: Options, calibration: Calibration | None = None) -> None:
@@ -122,7 +122,7 @@ class Programs:
 
     def _frozen(self, program: Program) -> Program:
         """An evaluation with the calibration's bases, where they are asked for."""
-        wanted = self.options.forward == "lowrank" and self.options.basis == "frozen"
+        wanted = self.options.forward == "lowrank" and self.options.basis != "tracked"
         is_evaluation = not (program.mode.grad_enabled or program.mode.training)
         if self.calibration is None or not (wanted and is_evaluation and program.nest):
             return program

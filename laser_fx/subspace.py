@@ -68,14 +68,14 @@ def column_energies(x: Tensor, q: Tensor) -> Tensor:
 
 
 def orthonormality_error(q: Tensor) -> Tensor:
-    """Largest entry of ``|QᵀQ − I|`` over the columns that are not zero, 0-d; NaN where ``Q`` has one.
+    """Largest entry of ``|QᵀQ − I|`` over the columns that are not zero, 0-d; NaN where ``Q`` (…, D, k) has one.
 
     >>> orthonormality_error(torch.tensor([[1.0, 0.0], [0.0, 0.0]])).item()
     0.0
     """
     gram = q.mT @ q
-    occupied = (q != 0).any(0).to(q.dtype)
-    return (gram - torch.diag(occupied)).abs().amax() if q.numel() else q.new_zeros(())
+    occupied = (q != 0).any(-2).to(q.dtype)
+    return (gram - torch.diag_embed(occupied)).abs().amax() if q.numel() else q.new_zeros(())
 
 
 def measure(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,6 +59,9 @@ class _Collecting:
     def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
         return ()
 
+    def stacked(self, site: Site) -> int:
+        return 0
+
     def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
         raise NotImplementedError("moments are not carried")
 

@@ -2,59 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from laser_fx import subspace
-from laser_fx.calibration import Calibration
+from laser_fx.calibration import Calibration, SiteBasis
 from laser_fx.errors import InputError
-from laser_fx.loops import Site
+from laser_fx.loops import LoopNest, Site
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.freeze_sites import basis_name, freeze_sites, probes_name
 from laser_fx.passes.measure_frozen import lost_probes
 from laser_fx.passes.nest_bodies import with_bodies
+from laser_fx.passes.rank_schedule import Schedule, scheduled, starts_of
+from laser_fx.passes.split_loops import SplitLoops, split_loops
 from laser_fx.program import Program
 
 __all__ = ["freeze"]
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """Sites, and the bases of those that have one, in a graph whose outermost loops may be split."""
+
+    split: SplitLoops
+    placed: tuple[PlacedSite, ...]
+    bases: Mapping[str, SiteBasis]
+
+
 def freeze(program: Program, calibration: Calibration) -> Program:
     """The program with every site that the calibration names computed through its basis, and measured if asked for.
 
+    Where steps of an outermost loop have ranks of their own, by ``options.rank_schedule`` or else the calibration's,
+    the loop is split into pieces that run one after the other.
+
     Raises:
         InputError: a basis does not fit its site, the calibration being another model's, or is not orthonormal.
+        PassError: a schedule asks for a loop to be split that cannot be.
     """
-    found = find_sites(program.rolled, program.capture.states)
-    ranked = [replace(p, site=_ranked(p.site, calibration)) for p in found]
-    placed = [p for p in ranked if p.site.rank is not None]
-    _refuse_strangers(calibration, {p.site.key for p in found})
+    schedule = program.options.rank_schedule or calibration.rank_schedule
+    fitted = _fitted(program, calibration, schedule)
+    placed = [p for p in fitted.placed if p.site.rank is not None]
     if not placed:
         return program
     holders = {target: name for name, target in program.capture.states.items()}
     measure = program.options.measure
-    frozen = freeze_sites(program.rolled, placed, calibration.bases, holders, measure=measure)
+    frozen = freeze_sites(fitted.split.graph_module, placed, fitted.bases, holders, measure=measure)
     return replace(
         program,
         graph_module=frozen.graph_module,
-        nest=with_bodies(program.nest, frozen.graph_module),
-        sites=tuple(p.site for p in ranked),
-        constants=_constants(program, frozen.constants, placed, calibration),
+        nest=with_bodies(fitted.split.nest, frozen.graph_module),
+        unsplit=program.nest if schedule else None,
+        sites=tuple(p.site for p in fitted.placed),
+        constants=_constants(program, frozen.constants, placed, fitted.bases),
         record_names=frozen.records,
-        notes=(*program.notes, *frozen.notes),
+        notes=(*program.notes, *fitted.split.notes, *frozen.notes),
     )
 
 
-def _ranked(site: Site, calibration: Calibration) -> Site:
-    basis = calibration.bases.get(site.key)
+def _fitted(program: Program, calibration: Calibration, schedule: Schedule | None) -> _Fitted:
+    found = find_sites(program.rolled, program.capture.states)
+    _refuse_strangers(calibration, {p.site.key for p in found})
+    bases = {p.site.key: _checked(p.site, calibration.bases.get(p.site.key), program.nest) for p in found}
+    held = {p.site.loop for p in found if bases[p.site.key] is not None}
+    starts = starts_of(program.nest, schedule, held)
+    split = split_loops(program.rolled, program.nest, starts)
+    own: dict[str, SiteBasis] = {}
+    placed = []
+    for p in find_sites(split.graph_module, program.capture.states):
+        piece = split.pieces[p.site.loop]
+        basis = bases[replace(p.site, loop=piece.loop).key]
+        here = scheduled(basis, schedule, piece, program.nest.trips_around(piece.loop)[0])
+        if here is not None:
+            own[p.site.key] = here
+        placed.append(replace(p, site=replace(p.site, rank=here.rank if here else None)))
+    return _Fitted(split, tuple(placed), own)
+
+
+def _checked(site: Site, basis: SiteBasis | None, nest: LoopNest) -> SiteBasis | None:
+    """The basis at the trips that this program runs."""
     if basis is None:
-        return site
+        return None
     rows = site.features if basis.objective == "activation" else site.outputs
-    if basis.basis.shape[0] != rows:
+    if basis.basis.shape[-2] != rows:
         raise InputError(
-            f"the basis has {basis.basis.shape[0]} rows, the site's {basis.objective} has {rows} columns",
+            f"the basis has {basis.basis.shape[-2]} rows, the site's {basis.objective} has {rows} columns",
             where=f"site {site.key}",
             fix="calibrate this model",
         )
@@ -64,7 +98,11 @@ def _ranked(site: Site, calibration: Calibration) -> Site:
             where=f"site {site.key}",
             fix="calibrate again, or pass it through torch.linalg.qr",
         )
-    return replace(site, rank=basis.rank)
+    try:
+        return basis.at_trips(nest.trips_around(site.loop))
+    except ValueError as error:
+        fix = "calibrate the model as it is called now: only the outermost loop may run another number of steps"
+        raise InputError(f"its bases are of other steps: {error}", where=f"site {site.key}", fix=fix) from error
 
 
 def _refuse_strangers(calibration: Calibration, known: set[str]) -> None:
@@ -78,11 +116,11 @@ def _refuse_strangers(calibration: Calibration, known: set[str]) -> None:
 
 
 def _constants(
-    program: Program, wanted: Sequence[str], placed: Sequence[PlacedSite], calibration: Calibration
+    program: Program, wanted: Sequence[str], placed: Sequence[PlacedSite], bases: Mapping[str, SiteBasis]
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for site in (p.site for p in placed):
-        basis = calibration.bases[site.key].basis.to(_device(program, site))
+        basis = bases[site.key].basis.to(_device(program, site))
         found[basis_name(site)] = basis
         if probes_name(site) in wanted:
             found[probes_name(site)] = lost_probes(basis, site.key)

@@ -4,6 +4,9 @@ With the objective ``"activation"`` a site keeps X: ``Y ≈ (XQ)(WQ)ᵀ``, Q (D,
 ``Y ≈ (X(WᵀV))Vᵀ``, V (F, k), which needs no basis of X. Either way the factor that depends on the weight is made of the
 weight at hand, once a call and outside of all loops: a model that is trained on is not run with stale factors. A step
 may also measure what it keeps, see `laser_fx.passes.measure_frozen`: that changes no answer.
+
+A basis may also be one for each step of the loops around its site: a tensor with the trips of all loops in front,
+outermost first. All factors are made at the top then too, and each loop takes its step's part of them.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def freeze_sites(
     Args:
         rolled: an exact rolled graph.
         placed: its sites, each with a basis.
-        bases: site → its basis.
+        bases: site → its basis; one for each step has the trips of the loops around the site in front.
         weights: name of a weight in the model → its placeholder.
         measure: whether each step also measures its fidelity.
 
@@ -66,7 +69,7 @@ class _Frozen:
         for site in (p.site for p in placed):
             shapes[basis_name(site)] = tuple(self.bases[site.key].basis.shape)
             if self._is_probed(site):
-                shapes[probes_name(site)] = (PROBES, site.outputs)
+                shapes[probes_name(site)] = (*shapes[basis_name(site)][:-2], PROBES, site.outputs)
         return shapes
 
     def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
@@ -74,21 +77,25 @@ class _Frozen:
         name, dtype = identifier(site.key), self.dtypes[site.key]
         weight = self._wide(emit, next(n for n in emit.graph.nodes if n.name == self.weights[site.weight]), name)
         basis = _cast(emit, constants[basis_name(site)], weight.meta["val"].dtype, f"wide_{name}")
-        turned = emit.call(aten.t.default, (basis,), f"turned_{name}")
+        turned = emit.call(aten.transpose.int, (basis, -2, -1), f"turned_{name}")
         down, up = turned, basis
         if self.bases[site.key].objective == "activation":
-            up = emit.call(aten.mm.default, (weight, basis), f"up_{name}")
+            up = emit.call(aten.matmul.default, (weight, basis), f"up_{name}")
         else:
-            down = emit.call(aten.mm.default, (turned, weight), f"down_{name}")
+            down = emit.call(aten.matmul.default, (turned, weight), f"down_{name}")
         factors = [_cast(emit, down, dtype, f"cast_down_{name}"), _cast(emit, up, dtype, f"cast_up_{name}")]
         if self._is_probed(site):
             probes = _cast(emit, constants[probes_name(site)], weight.meta["val"].dtype, f"wide_probes_{name}")
-            lost = emit.call(aten.mm.default, (probes, weight), f"lost_{name}")
+            lost = emit.call(aten.matmul.default, (probes, weight), f"lost_{name}")
             factors.append(_cast(emit, lost, dtype, f"cast_lost_{name}"))
         if self.records:
             rank = self.bases[site.key].rank
             factors.append(rank_tail(emit, rank, constants[basis_name(site)].meta["val"].device, name))
         return tuple(factors)
+
+    def stacked(self, site: Site) -> int:
+        factors = 3 if self._is_probed(site) else 2
+        return factors if self.bases[site.key].is_per_step else 0
 
     def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
         raise NotImplementedError("a frozen basis is not carried")

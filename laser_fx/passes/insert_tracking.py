@@ -67,6 +67,9 @@ class _Tracking:
         sketch = emit.call(torch.ops.aten.slice.Tensor, columns, f"sketch_{identifier(site.key)}")
         return sketch, constants[THRESHOLD]
 
+    def stacked(self, site: Site) -> int:
+        return 0
+
     def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
         shape = ([site.features, _rank(site)],)
         device = next(n.meta["val"].device for n in emit.graph.nodes if n.name == THRESHOLD)

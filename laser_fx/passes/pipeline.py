@@ -137,7 +137,8 @@ def retrack(program: Program, options: Options) -> Program:
     plain = replace(
         program,
         graph_module=program.rolled,
-        nest=with_bodies(program.nest, program.rolled),
+        nest=with_bodies(program.unsplit or program.nest, program.rolled),
+        unsplit=None,
         options=options,
         constants={},
         record_names=(),

@@ -1,8 +1,9 @@
 """Rewrites a rolled graph at its sites; what stands there afterwards is the business of the pass that asks.
 
 A `SiteRewriter` writes the new nodes of one site. This module does what all such passes share: it copies the graph,
-hands bases from step to step as carries of every loop around a site, passes constants down as invariants, and collects
-each site's record as a step output of every loop around it, up to extra outputs of the whole graph.
+hands bases from step to step as carries of every loop around a site, passes constants down as invariants or, where each
+step has its own, as rows of stacked values, and collects each site's record as a step output of every loop around it,
+up to extra outputs of the whole graph.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class SiteRewriter(Protocol):
 
     def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
         """At the top: the values that every step of the site takes."""
+
+    def stacked(self, site: Site) -> int:
+        """How many of the leading values of `prepare` have the trips of all loops around the site in front."""
 
     def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
         """At the top: the basis before the first step."""
@@ -148,11 +152,14 @@ class _Copier:
         keys = [site.key for site in body.sites]
         old = [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
         carried = [self.bases[key] for key in keys] if self.rewriter.carries_basis else []
-        handed = list(dict.fromkeys(value for key in keys for value in self.prepared[key]))
-        module = body.run([self.prepared[key] for key in keys], handed, carried)
+        stacked = self._distinct(body.sites, stacked=True)
+        handed = self._distinct(body.sites, stacked=False)
+        module = body.run([self.prepared[key] for key in keys], stacked, handed, carried)
         name = str(node.target)
         self.root.add_module(name, module)
-        arguments = (*old[: loop.carry_count], *carried, *old[loop.carry_count :], *handed)
+        varying = old[loop.carry_count : loop.varying_arguments]
+        fixed = old[loop.varying_arguments :]
+        arguments = (*old[: loop.carry_count], *carried, *varying, *stacked, *fixed, *handed)
         call = self.graph.call_module(name, arguments)
         call.name = node.name
         places = ResultPlaces.of(loop, len(node.meta["val"]), len(carried), len(body.records))
@@ -166,6 +173,13 @@ class _Copier:
             if key in body.records:
                 first = places.old_lists + len(carried)
                 self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
+
+    def _distinct(self, sites: Sequence[Site], *, stacked: bool) -> list[fx.Node]:
+        """What the sites of a loop were prepared, each value once: that which differs by step, or all else."""
+        parts = ((self.prepared[site.key], self.rewriter.stacked(site)) for site in sites)
+        return list(
+            dict.fromkeys(v for values, count in parts for v in (values[:count] if stacked else values[count:]))
+        )
 
     def _take(self, emit: Emitter, call: fx.Node, index: int, name: str) -> fx.Node:
         node = self.graph.create_node("call_function", getitem, (call, index), {}, name)
@@ -233,18 +247,25 @@ class _Body(_Copier):
         self.loop, self.call = loop, call
 
     def run(
-        self, prepared: Sequence[Sequence[fx.Node]], handed: Sequence[fx.Node], bases: Sequence[fx.Node]
+        self,
+        prepared: Sequence[Sequence[fx.Node]],
+        stacked: Sequence[fx.Node],
+        handed: Sequence[fx.Node],
+        bases: Sequence[fx.Node],
     ) -> RolledLoop:
-        """Write the body. ``prepared``, ``handed`` and ``bases`` are nodes of the parent's graph."""
+        """Write the body. All that is given are nodes of the parent's graph."""
         holders = [n for n in self.source.graph.nodes if n.op == "placeholder"]
         emit = self.emitter(self.call)
         for node in holders[: self.loop.carry_count]:
             self.copy(node)
         for site, basis in zip(self.sites, bases, strict=False):
             self.bases[site.key] = emit.placeholder(f"carry_basis_{identifier(site.key)}", basis.meta["val"])
-        for node in holders[self.loop.carry_count :]:
+        for node in holders[self.loop.carry_count : self.loop.varying_inputs]:
             self.copy(node)
-        received = {value: emit.placeholder(value.name, value.meta["val"]) for value in handed}
+        received = {value: emit.placeholder(value.name, self._row(value)) for value in stacked}
+        for node in holders[self.loop.varying_inputs :]:
+            self.copy(node)
+        received |= {value: emit.placeholder(value.name, value.meta["val"]) for value in handed}
         for site, values in zip(self.sites, prepared, strict=True):
             self.prepared[site.key] = tuple(received[value] for value in values)
         for node in self.source.graph.nodes:
@@ -253,8 +274,15 @@ class _Body(_Copier):
             elif node.op != "placeholder":
                 self.copy(node)
         body = finish(self.root, self.graph, self.loop.name)
-        carry_count = self.loop.carry_count + len(bases)
-        return self.loop.changed(body=body, carry_count=carry_count)
+        return self.loop.changed(
+            body=body,
+            carry_count=self.loop.carry_count + len(bases),
+            stacked_count=self.loop.stacked_count + len(stacked),
+        )
+
+    def _row(self, whole: fx.Node) -> Any:
+        with fake_mode_of(self.source):
+            return whole.meta["val"][0]
 
     def _output(self, node: fx.Node) -> None:
         results: Any = fx.map_arg(node.args[0], lambda n: self.env[n])
