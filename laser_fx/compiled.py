@@ -142,6 +142,7 @@ class CompiledModel(StandIn):
         verify: bool = True,
         overwrite: bool = False,
         opset: int = 20,
+        external_data: bool | None = None,
     ) -> OnnxFile:
         """Write the inference graph as ONNX; see `laser_fx.export.to_onnx`."""
         program = self._inference_program()
@@ -153,6 +154,7 @@ class CompiledModel(StandIn):
             verify=verify,
             overwrite=overwrite,
             opset=opset,
+            external_data=external_data,
         )
 
     def with_options(self, options: Options) -> CompiledModel:

@@ -27,11 +27,11 @@ def read_sizes_early(part: ir.Graph, inputs: Sequence[fx.Node]) -> None:
             if not isinstance(size, int):
                 first.setdefault(str(size), (value, axis))
     known = dict(zip(part.inputs, inputs, strict=True))
-    for node in part.all_nodes():
-        value = node.inputs[0] if node.op_type == "Shape" else None
-        axis = _axis(node) if value in known else None
-        if value is not None and axis is not None:
-            _read_from(node, *first.get(str(_sizes(known[value])[axis]), (value, axis)))
+    for shape in part.all_nodes():
+        read = shape.inputs[0] if shape.op_type == "Shape" else None
+        one = _axis(shape) if read is not None and read in known else None
+        if read is not None and one is not None:
+            _read_from(shape, *first.get(str(_sizes(known[read])[one]), (read, one)))
 
 
 def _read_from(node: ir.Node, value: ir.Value, axis: int) -> None:

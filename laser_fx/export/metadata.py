@@ -12,6 +12,7 @@ from typing import Any
 from laser_fx.errors import OnnxFileError
 from laser_fx.export import schema
 from laser_fx.export.bounded_json import read_json
+from laser_fx.export.data_file import DataFile
 
 __all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "package_version"]
 
@@ -51,6 +52,7 @@ class FileMetadata:
         loops: name, nesting level and traced trip count of every loop.
         sites: the tracked sites, as `laser_fx.loops.Site`.
         options: the options the program was compiled with.
+        data: the file that holds the weights, ``None`` where they are in the file itself.
         signature: the model's forward as text.
         input_tree: arguments and keyword arguments as `laser_fx.trees.plain_tree`, tensors by ``inputs``.
         output_tree: what the model returns, tensors by their readable names.
@@ -65,6 +67,7 @@ class FileMetadata:
     loops: tuple[dict[str, Any], ...] = ()
     sites: tuple[dict[str, Any], ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: DataFile | None = None
     signature: str = "forward()"
     input_tree: Any = dataclasses.field(default_factory=list)
     output_tree: Any = dataclasses.field(default_factory=list)
@@ -102,6 +105,7 @@ class FileMetadata:
             loops=tuple(read["loops"]),
             sites=tuple(read["sites"]),
             options=read["options"],
+            data=None if read["data"] is None else DataFile(**read["data"]),
             signature=read["signature"],
             input_tree=read["input_tree"],
             output_tree=read["output_tree"],

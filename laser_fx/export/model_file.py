@@ -11,11 +11,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from laser_fx.errors import OnnxFileError
 from laser_fx.export.agreement import check_agreement
 from laser_fx.export.checksum import has_checksum, is_unchanged
+from laser_fx.export.data_file import check_data
 from laser_fx.export.external_data import check_external_data
 from laser_fx.export.graphs import nodes, tensors
 from laser_fx.export.metadata import FileMetadata
 
-__all__ = ["ModelFile", "read_model_file"]
+__all__ = ["ModelFile", "data_of", "read_model_file"]
 
 _MAX_BYTES = 2**31 - 1
 _MAX_PROPERTIES = 64 * 2**20
@@ -61,8 +62,19 @@ def read_model_file(path: Path) -> ModelFile:
         )
     _check_operators(model, path)
     check_external_data(tensors(model), path.parent, str(path))
+    if metadata.data is not None:
+        check_data(metadata.data, model, path)
     check_agreement(metadata, model, str(path))
     return ModelFile(path, content, model, metadata, checked)
+
+
+def data_of(path: Path) -> Path | None:
+    """The weights beside a file that is there; of a file that is not whole none are known."""
+    try:
+        data = read_model_file(path).metadata.data
+    except OnnxFileError:
+        return None
+    return None if data is None or not data.file.startswith(f"{path.stem}.weights-") else path.with_name(data.file)
 
 
 def _content(path: Path) -> bytes:

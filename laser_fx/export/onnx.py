@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -13,6 +16,9 @@ import onnx_ir as ir
 from laser_fx.errors import ExportError, OptionError
 from laser_fx.export.build import Form, build
 from laser_fx.export.checksum import with_checksum
+from laser_fx.export.data_file import data_beside, weight_bytes
+from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.model_file import data_of
 from laser_fx.export.source import Exportable
 from laser_fx.export.verify import Verification, verify_file
 from laser_fx.files import check_target, replacing
@@ -21,6 +27,7 @@ __all__ = ["OnnxFile", "to_onnx"]
 
 _LEAST_OPSET = 20
 _LIMIT = 2**31 - 1
+_GIGABYTE = 2**30
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class OnnxFile:
 
     Args:
         path: where it is.
-        bytes: its size.
+        bytes: its size, with the weights that are in a file beside it.
         nodes: how many nodes it has, those inside loops counted once.
         form: ``"rolled"``, ``"functions"`` or ``"unrolled"``.
         verification: what was compared with the program, ``None`` where the caller asked for no check.
@@ -51,6 +58,7 @@ def to_onnx(
     verify: bool = True,
     overwrite: bool = False,
     opset: int = _LEAST_OPSET,
+    external_data: bool | None = None,
 ) -> OnnxFile:
     """Write a program as ONNX, checked against the program itself before the file appears.
 
@@ -69,6 +77,8 @@ def to_onnx(
         verify: run the file in ONNX Runtime beside the program, at two optimisation levels.
         overwrite: replace a file that is there.
         opset: version of the ONNX operators, at least 20.
+        external_data: write the weights to a file beside this one, ``<name>.weights-<digest>.bin``, which the metadata
+            names with its SHA-256; ``None``: where they are more than a gigabyte.
 
     Raises:
         OutputPathError: the file cannot be written there.
@@ -84,22 +94,45 @@ def to_onnx(
     if opset < _LEAST_OPSET:
         raise OptionError(f"opset is {opset}", where="to_onnx", fix=f"choose {_LEAST_OPSET} or later")
     model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset)
-    content = _checked_bytes(model)
-    with replacing(target, overwrite=overwrite) as beside:
-        beside.write_bytes(content)
-        verification = verify_file(program, beside, metadata) if verify else None
     nodes = sum(1 for _ in model.graph.all_nodes())
-    return OnnxFile(target, len(content), nodes, form, verification)
+    apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
+    old = data_of(target) if overwrite else None
+    with data_beside(model, target) if apart else nullcontext() as data:
+        metadata = dataclasses.replace(metadata, data=data)
+        with replacing(target, overwrite=overwrite) as beside:
+            _write(model, metadata, beside)
+            verification = verify_file(program, beside, metadata) if verify else None
+    new = None if data is None else target.with_name(data.file)
+    if old is not None and old != new:
+        old.unlink(missing_ok=True)
+    size = sum(path.stat().st_size for path in (target, new) if path is not None)
+    return OnnxFile(target, size, nodes, form, verification)
+
+
+def _write(model: ir.Model, metadata: FileMetadata, path: Path) -> None:
+    if metadata.data is None:
+        path.write_bytes(_checked_bytes(model))
+        return
+    model.metadata_props.update(metadata.to_properties())
+    path.write_bytes(with_checksum(ir.to_proto(model).SerializeToString()))
+    with _defects():  # by its path: what checks the model has to find the weights
+        onnx.checker.check_model(str(path), full_check=True)
 
 
 def _checked_bytes(model: ir.Model) -> bytes:
     proto = ir.to_proto(model)
     if proto.ByteSize() > _LIMIT:
-        raise ExportError("the model is larger than 2 GB", fix="cast its weights to a smaller dtype")
-    try:
+        raise ExportError("the model is larger than 2 GB", fix="pass external_data=True, or None")
+    with _defects():
         onnx.checker.check_model(proto, full_check=True)
+    return with_checksum(proto.SerializeToString())
+
+
+@contextmanager
+def _defects() -> Iterator[None]:
+    try:
+        yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the ONNX checker refuses the graph: {error}", fix="report this model as a defect"
         ) from error
-    return with_checksum(proto.SerializeToString())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ MAX_TRIPS = 1_000_000
 """The deepest that a loop may be asked to run."""
 
 _MAX_NAME = 4096
+_FILE = re.compile(r"[^/\\:]*[^/\\:.][^/\\:]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_ENTRIES = 100_000
 
 
@@ -49,6 +52,7 @@ def check(fields: Mapping[str, Any]) -> None:
     _names([loop["name"] for loop in fields["loops"]], "loops")
     _trips(fields)
     _options(fields["options"])
+    _data(fields["data"])
     _name(fields["signature"], "signature")
     _tree(fields["input_tree"], "input_tree", fields["inputs"])
     _tree(fields["output_tree"], "output_tree", [name for name, _ in fields["outputs"]])
@@ -119,6 +123,14 @@ def _tree(tree: object, where: str, known: Sequence[str]) -> None:
         for key, item in tree.items():
             _name(key, where)
             _name(item, where) if key == CLASS else _tree(item, where, known)
+
+
+def _data(value: object) -> None:
+    if value is None:
+        return
+    _objects([value], "data", {"file": str, "sha256": str})
+    if not isinstance(value, dict) or not _FILE.fullmatch(value["file"]) or not _SHA256.fullmatch(value["sha256"]):
+        raise SchemaError("data is no file of this folder with its SHA-256")
 
 
 def _options(value: object) -> None:
