@@ -160,6 +160,8 @@ class Site:
         outputs: F, the width of ``XW``.
         steps: how often the site runs in one call: the product of the trip counts around it.
         rank: columns of its basis, ``None`` before one is chosen.
+        objective: what a basis that is tracked for inference keeps, ``"activation"`` or ``"output"``; ``None``: no such
+            basis.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Site:
     outputs: int
     steps: int
     rank: int | None = None
+    objective: str | None = None
 
     @property
     def key(self) -> str:

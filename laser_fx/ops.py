@@ -22,13 +22,28 @@ from laser_fx import subspace
 from laser_fx.errors import InputError
 from laser_fx.swaps import refuse_swapped, watch
 
-__all__ = ["EXACT", "FIDELITY", "RANK", "RESET", "TRACKED", "linear", "lowrank_linear", "reset", "spectrum", "track"]
+__all__ = [
+    "EXACT",
+    "FIDELITY",
+    "RANK",
+    "RESET",
+    "TRACKED",
+    "autocast_off",
+    "exact_linear",
+    "linear",
+    "lowered_dtype",
+    "lowrank_linear",
+    "reset",
+    "spectrum",
+    "track",
+]
 
 FIDELITY, RANK, TRACKED, RESET, EXACT = range(5)
 """Positions in the ``stats`` that `reset` returns."""
 
 
-def _autocast_off(x: Tensor) -> torch.autocast:
+def autocast_off(x: Tensor) -> torch.autocast:
+    """A context in which nothing is cast."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -45,14 +60,14 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Bitwise what ``F.linear`` gives here."""
     lowered = _lowered(x, weight, bias)
-    with _autocast_off(x):
+    with autocast_off(x):
         return F.linear(*lowered)  # type: ignore[arg-type]
 
 
-def _lowered_dtype(x: Tensor) -> torch.dtype:
+def lowered_dtype(x: Tensor) -> torch.dtype:
     """Of what a linear reads and returns."""
     is_cast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
     return torch.get_autocast_dtype(x.device.type) if is_cast else x.dtype
@@ -63,20 +78,24 @@ def track(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tens
     """Measure a basis; below the threshold make one power iteration and measure again.
 
     The coefficients that a measurement needs are those that the linear needs: they are handed on, so that a basis which
-    is kept costs nothing but the projection.
+    is kept costs nothing but the projection. Whether columns are orthonormal is looked at when they are made: a basis
+    that is not comes out as zeros, whose fidelity is 0.
+
+    Args:
+        q: zeros, or a basis that `track` or `reset` returned, or one that is orthonormal otherwise.
 
     Returns:
         The basis (D, k), its coefficients ``Z = XQ`` (N, k), its fidelity (0-d), and 1.0 where an iteration was
         made, else 0.0 (0-d), all float32.
     """
-    with _autocast_off(x):
+    with autocast_off(x):
         z, total = subspace.project(x, q), subspace.energy(x)
-        at_hand = subspace.measure_coefficients(z, q, total)[0]
+        at_hand = subspace.captured(z, total)
         if bool(at_hand >= threshold):
             return q.clone(), z, at_hand, torch.zeros_like(at_hand)
-        following = subspace.orthonormalise(subspace.flatten(x).mT @ z)
+        following = subspace.trusted(subspace.orthonormalise(subspace.flatten(x).mT @ z))
         z = subspace.project(x, following)
-        return following, z, subspace.measure_coefficients(z, following, total)[0], torch.ones_like(at_hand)
+        return following, z, subspace.captured(z, total), torch.ones_like(at_hand)
 
 
 @torch.library.custom_op("laser::reset", mutates_args=())
@@ -96,12 +115,12 @@ def reset(
         number of its columns that reaches the threshold, tracked, reset, exact. ``exact`` is 1 where the fidelity is
         still below, or NaN; the coefficients have no rows then (the fake rule always gives N).
     """
-    with _autocast_off(x):
-        kept, total = bool(fidelity >= threshold), subspace.energy(x)
-        following = q.clone() if kept else subspace.range_finder(x, sketch)
+    with autocast_off(x):
+        kept = bool(fidelity >= threshold)
+        following = q.clone() if kept else subspace.trusted(subspace.range_finder(x, sketch))
         coefficients = z.clone() if kept else subspace.project(x, following)
-        measured = fidelity if kept else subspace.measure_coefficients(coefficients, following, total)[0]
-        rank = subspace.needed_rank(coefficients.square().sum(0), total, threshold)
+        measured = fidelity if kept else subspace.captured(coefficients, subspace.energy(x))
+        rank = subspace.rank_within(coefficients.square().sum(0), measured, threshold)
         exact = not kept and not bool(measured >= threshold)
         flags = tracked.new_tensor([float(not kept), float(exact)])
         stats = torch.cat([torch.stack([measured, rank, tracked]), flags])
@@ -119,9 +138,9 @@ def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z:
         z: ``XQ``, (N, k).
     """
     if _is_exact(stats):
-        return _exact_linear(x, weight, bias)
-    dtype = _lowered_dtype(x)
-    with _autocast_off(x):
+        return exact_linear(x, weight, bias)
+    dtype = lowered_dtype(x)
+    with autocast_off(x):
         y = (z @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
         return (y if bias is None else y + bias.to(q)).to(dtype)
 
@@ -137,13 +156,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor,
     Args:
         z: ``XQ``, (N, k) float32, or (0, k), as `reset` returned it.
     """
-    return _exact_linear(x, weight, bias)
+    return exact_linear(x, weight, bias)
 
 
 @torch.library.custom_op("laser::spectrum", mutates_args=())
 def spectrum(x: Tensor) -> Tensor:
     """Singular values of the flattened X, descending and zero-padded: (D,) float32. For measurement only."""
-    with _autocast_off(x):
+    with autocast_off(x):
         return subspace.spectrum(x)
 
 
@@ -166,7 +185,7 @@ def _(
 @lowrank_linear.register_fake
 @linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=_lowered_dtype(x))
+    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=lowered_dtype(x))
 
 
 def _empty_coefficients(x: Tensor, q: Tensor) -> Tensor:
@@ -196,7 +215,7 @@ def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
     ctx.dtype = x.dtype
     ctx.watched = watch([weight])
-    ctx.save_for_backward(_cast(x if ctx.exact else z, _lowered_dtype(x)), weight, q)
+    ctx.save_for_backward(_cast(x if ctx.exact else z, lowered_dtype(x)), weight, q)
 
 
 def _refuse_second_derivatives() -> None:
@@ -213,7 +232,7 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_second_derivatives()
     kept, weight, q = ctx.saved_tensors
     refuse_swapped(ctx.watched, "backward of laser::linear")
-    with _autocast_off(grad_y):
+    with autocast_off(grad_y):
         wanted = ctx.needs_input_grad
         grad_x = _cast(grad_y @ _cast(weight, grad_y.dtype), ctx.dtype) if wanted[0] else None
         grad_weight = _grad_weight(grad_y, kept, weight, None if ctx.exact else q) if wanted[1] else None
@@ -231,7 +250,7 @@ def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, q, stats = ctx.saved_tensors
-    with _autocast_off(grad_y):
+    with autocast_off(grad_y):
         exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
         projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
         grad_x = torch.where(exact, _cast(grad_y @ _cast(weight, grad_y.dtype), x.dtype), projected)

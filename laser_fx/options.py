@@ -13,6 +13,8 @@ __all__ = ["Options"]
 
 Forward = Literal["lowrank", "exact"]
 Basis = Literal["tracked", "frozen", "per_step"]
+Objective = Literal["activation", "output", "either"]
+Sites = Literal["paying", "all"]
 Memory = Literal["laser", "lean", "min"]
 Products = Literal["fastest", "eager"]
 Kernels = Literal["eager", "inductor"]
@@ -34,6 +36,12 @@ class Options:
             last one: numbers in (0, 1], or ``"exact"`` for steps without a basis. The first entry holds for all earlier
             steps too. ``(0.5, 1.0, "exact")`` is exact at the last step, of whole rank at the one before, and of half
             of it at all others. None: what the calibration says. The loop is split, so that no step pays for a choice.
+        objective: what a tracked basis of an evaluation keeps at a site: ``"activation"`` X itself, ``"output"`` the
+            product ``XWᵀ``, where what is lost is an estimate by a few fixed probes; ``"either"`` whichever is faster
+            at the fidelity on the example inputs, site by site.
+        sites: where an evaluation uses tracked bases: ``"paying"`` where the cost model finds them faster than the
+            exact linear, at the sizes of the example inputs and with the refreshes that these take; ``"all"``
+            everywhere.
         measure: whether every step through a frozen basis measures what it keeps, for `CompiledModel.report` and the
             statistics of an exported file: exactly for the objective ``"activation"``, and as an estimate by a few
             fixed probes for ``"output"``. It changes no answer, and takes time.
@@ -63,7 +71,8 @@ class Options:
         kernels: what runs the bodies of loops and the segments of a planned training graph: ``"eager"`` one operator
             after the other; ``"inductor"`` as `torch.compile` does, which fuses operators, needs a C++ compiler on the
             CPU and a new compilation for every form of the inputs, and is eager's to rounding.
-        fidelity: in (0, 1]. No step uses a basis whose measured fidelity ``‖XQ‖²/‖X‖²`` is below it.
+        fidelity: in (0, 1]. No step uses a basis whose fidelity is below it: ``‖XQ‖²/‖X‖²`` as measured in that step;
+            with the objective ``"output"``, as estimated.
         rank: columns of every basis, or ``None`` for the least rank that meets the fidelity at each
             site on the example inputs.
         min_trip: shortest repetition that counts as a loop, at least 2.
@@ -87,6 +96,8 @@ class Options:
     forward: Forward = "lowrank"
     basis: Basis = "tracked"
     rank_schedule: tuple[float | Literal["exact"], ...] | None = None
+    objective: Objective = "activation"
+    sites: Sites = "all"
     measure: bool = True
     memory: Memory | float | None = "laser"
     tracking: Tracking = "step"
@@ -105,6 +116,8 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
         _one_of("basis", self.basis, get_args(Basis))
+        _one_of("objective", self.objective, get_args(Objective))
+        _one_of("sites", self.sites, get_args(Sites))
         _check_memory(self.memory)
         for name in ("approximate", "centre", "measure"):
             if not isinstance(getattr(self, name), bool):

@@ -57,6 +57,8 @@ class Program:
         constants: placeholders that tracking added → their tensors: the threshold and the sketches.
         record_names: sites whose records are the last outputs of ``graph_module``.
         spectra: site → singular values (steps, D) on the example inputs, where they were measured.
+        output_spectra: site → singular values (steps, F) of its output, where they were measured.
+        left_exact: site → why no basis was inserted there, though the options ask for them.
         unsplit: the loops before a schedule of ranks split them; None where none did.
         notes: what each pass did.
         gradient_error: what the memory plan does to the gradient that is worst off, measured on the example inputs; 0.0
@@ -75,6 +77,8 @@ class Program:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     record_names: tuple[str, ...] = ()
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    output_spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    left_exact: Mapping[str, str] = field(default_factory=dict)
     unsplit: LoopNest | None = None
     notes: tuple[str, ...] = ()
     gradient_error: float = 0.0

@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "ORTHONORMALITY_LIMIT",
     "RANK_TOLERANCE",
+    "captured",
     "column_energies",
     "energy",
     "fidelity",
@@ -31,9 +32,11 @@ __all__ = [
     "principal",
     "project",
     "range_finder",
+    "rank_within",
     "sketch",
     "spectrum",
     "track",
+    "trusted",
 ]
 
 ORTHONORMALITY_LIMIT = 1e-4
@@ -90,10 +93,27 @@ def measure(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def measure_coefficients(z: Tensor, q: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`measure`, where the coefficients ``Z = XQ`` (N, k) and ``total = ‖X‖²`` (0-d) are at hand."""
-    energies = z.square().sum(0)
-    ratio = torch.where(total == 0, torch.ones_like(total), energies.sum() / total).clamp(max=1.0)
-    trusted = orthonormality_error(q) <= ORTHONORMALITY_LIMIT
-    return torch.where(trusted, ratio, torch.zeros_like(ratio)), energies, total
+    ratio = captured(z, total)
+    is_trusted = orthonormality_error(q) <= ORTHONORMALITY_LIMIT
+    return torch.where(is_trusted, ratio, torch.zeros_like(ratio)), z.square().sum(0), total
+
+
+def captured(z: Tensor, total: Tensor) -> Tensor:
+    """``‖Z‖² / total`` in [0, 1], 0-d; 1 where ``total`` is 0. A fidelity, if the basis of Z is orthonormal or zero.
+
+    >>> captured(torch.tensor([[2.0], [0.0]]), torch.tensor(5.0)).item()
+    0.800000011920929
+    """
+    return torch.where(total == 0, torch.ones_like(total), z.square().sum() / total).clamp(max=1.0)
+
+
+def trusted(q: Tensor) -> Tensor:
+    """The basis; zeros where its `orthonormality_error` is above `ORTHONORMALITY_LIMIT` or NaN.
+
+    >>> trusted(torch.tensor([[1.0], [0.0]])).T, trusted(torch.tensor([[1.1], [0.0]])).T
+    (tensor([[1., 0.]]), tensor([[0., 0.]]))
+    """
+    return torch.where(orthonormality_error(q) <= ORTHONORMALITY_LIMIT, q, 0.0)
 
 
 def fidelity(x: Tensor, q: Tensor) -> Tensor:
@@ -119,9 +139,26 @@ def needed_rank(energies: Tensor, total: Tensor, threshold: Tensor | float) -> T
     >>> needed_rank(torch.tensor([1.0, 6.0, 3.0]), torch.tensor(10.0), 0.9).item()
     2.0
     """
-    reached = energies.sort(descending=True).values.cumsum(0)
-    short = ~torch.cat([torch.zeros_like(total)[None], reached]).ge(threshold * total)
-    return short.sum().clamp(max=energies.shape[0]).to(torch.float32)
+    return _count_below(threshold * total, _reached(energies))
+
+
+def rank_within(energies: Tensor, fidelity: Tensor, threshold: Tensor | float) -> Tensor:
+    """`needed_rank`, where the fidelity of all columns together (0-d) is at hand instead of ``‖X‖²``.
+
+    >>> rank_within(torch.tensor([1.0, 6.0, 2.0]), torch.tensor(0.9), 0.8).item()
+    2.0
+    """
+    reached = _reached(energies)
+    return _count_below(threshold * (reached[-1] / fidelity), reached)
+
+
+def _reached(energies: Tensor) -> Tensor:
+    """What 0, 1, … k columns hold, by descending energy."""
+    return torch.nn.functional.pad(energies.sort(descending=True).values.cumsum(0), (1, 0))
+
+
+def _count_below(wanted: Tensor, reached: Tensor) -> Tensor:
+    return (~reached.ge(wanted)).sum().clamp(max=reached.shape[0] - 1).to(torch.float32)
 
 
 def orthonormalise(y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ FLOORS = (
         "unseen",
         "values",
         "fingerprint",
+        "folded_ops",
     },
     {"passes", "memory"},
     {"export", "reporting"},

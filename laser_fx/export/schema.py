@@ -48,7 +48,7 @@ def check(fields: Mapping[str, Any]) -> None:
         _name(fields["fidelity"], "fidelity")
     _objects(fields["depths"], "depths", {"input": str, "loop": str, "default": int, "least": int})
     _objects(fields["loops"], "loops", {"name": str, "level": int, "trips": int})
-    _objects(fields["sites"], "sites", _SITE)
+    _sites(fields["sites"])
     _names([loop["name"] for loop in fields["loops"]], "loops")
     _trips(fields)
     _options(fields["options"])
@@ -59,8 +59,20 @@ def check(fields: Mapping[str, Any]) -> None:
 
 
 _SITE: dict[str, type] = {
-    f.name: str if f.name in ("name", "loop", "weight") else int for f in dataclasses.fields(Site)
+    f.name: str if f.name in ("name", "loop", "weight") else int
+    for f in dataclasses.fields(Site)
+    if f.name != "objective"
 }
+_OBJECTIVES = (None, "activation", "output")
+
+
+def _sites(value: object) -> None:
+    """Files of earlier versions tell of no objective."""
+    told = [dict(entry) if isinstance(entry, dict) else entry for entry in _list(value, "sites")]
+    objectives = [entry.pop("objective", None) for entry in told if isinstance(entry, dict)]
+    _objects(told, "sites", _SITE)
+    if not all(type(objective) in (str, type(None)) and objective in _OBJECTIVES for objective in objectives):
+        raise SchemaError("sites.objective is neither activation nor output")
 
 
 def _list(value: object, where: str) -> Sequence[Any]:

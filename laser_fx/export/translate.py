@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from laser_fx.errors import ExportError
-from laser_fx.export import functions
+from laser_fx.export import folded_functions, functions
 from laser_fx.export.repair import make_vectors_columns
 from laser_fx.export.straight import example
 
@@ -89,6 +89,9 @@ def _table() -> dict[Callable[..., Any], Callable[..., Any]]:
         laser.track.default: functions.call_track,
         laser.reset.default: functions.call_reset,
         laser.lowrank_linear.default: functions.call_lowrank_linear,
+        laser.fold.default: folded_functions.call_fold,
+        laser.folded_linear.default: folded_functions.call_folded_linear,
+        laser.output_linear.default: folded_functions.call_output_linear,
     }
 
 

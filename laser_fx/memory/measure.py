@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+import laser_fx.folded_ops  # noqa: F401  registers operators that are counted here
 from laser_fx import ops
 
 __all__ = ["flops", "saved_bytes"]
@@ -83,8 +84,8 @@ def flops(fn: Callable[[], object]) -> int:
 
 
 def _track(x: Tensor, q: Tensor, threshold: Tensor, out_val: tuple[Tensor, ...]) -> int:
-    measured = _measure(x, q)
-    return measured if not out_val[3].item() else 2 * measured + _power_iteration(x, q, projected=True)
+    projected = _product(_rows(x), *q.shape)
+    return projected if not out_val[3].item() else projected + _measure(x, q) + _power_iteration(x, q, projected=True)
 
 
 def _reset(x: Tensor, q: Tensor, *_: Tensor, out_val: tuple[Tensor, ...]) -> int:
@@ -98,6 +99,32 @@ def _lowrank_linear(
         return _product(_rows(x), *weight.shape)
     outputs, features = weight.shape
     return _product(outputs, features, q.shape[1]) + _product(_rows(x), q.shape[1], outputs)
+
+
+def _fold(weight: Tensor, q: Tensor, folded: Tensor, stats: Tensor, out_val: Tensor) -> int:
+    return _product(weight.shape[0], *q.shape) if stats[ops.TRACKED] + stats[ops.RESET] > 0 else 0
+
+
+def _folded_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, folded: Tensor, z: Tensor, stats: Tensor, out_val: Tensor
+) -> int:
+    inner = weight.shape[1] if stats[ops.EXACT].item() else folded.shape[0]
+    return _product(_rows(x), inner, weight.shape[0])
+
+
+def _output_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, down: Tensor, error: Tensor, *_: Tensor, out_val: Any
+) -> int:
+    y, stats, outputs, features = out_val[0], out_val[4], *weight.shape
+    looked = _product(_rows(x), features, v.shape[1] + error.shape[1])
+    if not stats[ops.TRACKED].item():
+        return looked + _product(_rows(x), v.shape[1], outputs)
+    is_reset = bool(stats[ops.RESET].item())
+    found = (3 if is_reset else 1) * _power_iteration(y, v) + (2 if is_reset else 1) * _measure(y, v)
+    # A = WᵀV, and WᵀΩ − A(VᵀΩ)
+    folded = _product(features, outputs, v.shape[1] + error.shape[1])
+    probed = _product(v.shape[1], outputs + features, error.shape[1])
+    return looked + _product(_rows(x), features, outputs) + found + folded + probed
 
 
 def _linear(
@@ -140,6 +167,9 @@ _FORMULAS = {
     torch.ops.laser.track: _on_tensors(_track),
     torch.ops.laser.reset: _on_tensors(_reset),
     torch.ops.laser.lowrank_linear: _on_tensors(_lowrank_linear),
+    torch.ops.laser.fold: _on_tensors(_fold),
+    torch.ops.laser.folded_linear: _on_tensors(_folded_linear),
+    torch.ops.laser.output_linear: _on_tensors(_output_linear),
     torch.ops.laser.linear: _on_tensors(_linear),
     # torch has formulas for attention on CUDA alone.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _on_tensors(_attention_on_cpu),

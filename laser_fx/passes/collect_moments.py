@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
-from laser_fx.passes.rewrite_sites import Emitter, identifier, rewrite_sites
+from laser_fx.passes.rewrite_sites import Carried, Emitter, identifier, rewrite_sites
 
 __all__ = ["Moments", "collect_moments"]
 
@@ -62,12 +62,12 @@ class _Collecting:
     def stacked(self, site: Site) -> int:
         return 0
 
-    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
+    def first_basis(self, emit: Emitter, site: Site) -> Carried:
         raise NotImplementedError("moments are not carried")
 
     def write(
-        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
-    ) -> tuple[fx.Node, None, None]:
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]
+    ) -> tuple[fx.Node, Carried, None]:
         x, *rest = linear
         seen = emit.call(self.moments[site.key], (x,), f"seen_{identifier(site.name)}")
-        return emit.call(torch.ops.aten.linear.default, (seen, *rest), f"linear_{identifier(site.name)}"), None, None
+        return emit.call(torch.ops.aten.linear.default, (seen, *rest), f"linear_{identifier(site.name)}"), {}, None

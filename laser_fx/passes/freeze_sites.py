@@ -21,7 +21,7 @@ from laser_fx.calibration import SiteBasis
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.measure_frozen import PROBES, rank_tail, record
-from laser_fx.passes.rewrite_sites import Emitter, RewrittenSites, identifier, rewrite_sites
+from laser_fx.passes.rewrite_sites import Carried, Emitter, RewrittenSites, identifier, rewrite_sites
 
 __all__ = ["basis_name", "freeze_sites", "probes_name"]
 
@@ -97,22 +97,22 @@ class _Frozen:
         factors = 3 if self._is_probed(site) else 2
         return factors if self.bases[site.key].is_per_step else 0
 
-    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
+    def first_basis(self, emit: Emitter, site: Site) -> Carried:
         raise NotImplementedError("a frozen basis is not carried")
 
     def write(
-        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
-    ) -> tuple[fx.Node, None, fx.Node | None]:
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]
+    ) -> tuple[fx.Node, Carried, fx.Node | None]:
         x, _, bias = (*linear, None)[:3]
         name = identifier(site.name)
         down, up, *measuring = prepared
         narrow = emit.call(aten.linear.default, (x, down), f"narrow_{name}")
         result = emit.call(aten.linear.default, (narrow, up, bias), f"linear_{name}")
         if not self.records:
-            return result, None, None
+            return result, {}, None
         lost = measuring[0] if self._is_probed(site) else None
         objective = self.bases[site.key].objective
-        return result, None, record(emit, objective, x, narrow, lost, measuring[-1], name)
+        return result, {}, record(emit, objective, x, narrow, lost, measuring[-1], name)
 
     def _is_probed(self, site: Site) -> bool:
         return self.records and self.bases[site.key].objective == "output"

@@ -1,9 +1,9 @@
-"""Puts a `laser::spectrum` at every site: the graph also returns the singular values of each activation."""
+"""Puts a `laser::spectrum` at every site: the graph also returns the singular values of activations or outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
@@ -11,18 +11,25 @@ from torch import fx
 import laser_fx.ops  # noqa: F401  registers the operators
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
-from laser_fx.passes.rewrite_sites import Emitter, RewrittenSites, identifier, rewrite_sites
+from laser_fx.passes.rewrite_sites import Carried, Emitter, RewrittenSites, identifier, rewrite_sites
 
 __all__ = ["insert_probes"]
 
 
-def insert_probes(rolled: fx.GraphModule, placed: Sequence[PlacedSite]) -> RewrittenSites:
-    """Measure the activation of every site.
+def insert_probes(
+    rolled: fx.GraphModule, placed: Sequence[PlacedSite], of: Literal["activation", "output"] = "activation"
+) -> RewrittenSites:
+    """Measure every site.
+
+    Args:
+        rolled: an exact rolled graph.
+        placed: its sites.
+        of: what is measured: X, or ``XWᵀ`` without a bias.
 
     Returns:
-        The graph, with the singular values (D,) float32 of each site's activation as its record.
+        The graph, with the singular values (D,) or (F,) float32 of each site's activation or output as its record.
     """
-    return rewrite_sites(rolled, placed, _Probes())
+    return rewrite_sites(rolled, placed, _Probes(of))
 
 
 class _Probes:
@@ -31,6 +38,9 @@ class _Probes:
     title = "Probed"
     carries_basis = False
     records = True
+
+    def __init__(self, of: str) -> None:
+        self.of = of
 
     def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
         return {}
@@ -41,12 +51,16 @@ class _Probes:
     def stacked(self, site: Site) -> int:
         return 0
 
-    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
+    def first_basis(self, emit: Emitter, site: Site) -> Carried:
         raise NotImplementedError("probes carry no basis")
 
     def write(
-        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
-    ) -> tuple[None, None, fx.Node]:
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]
+    ) -> tuple[None, Carried, fx.Node]:
         name = identifier(site.name)
-        seen = emit.call(torch.ops.aten.detach.default, (linear[0],), f"seen_{name}")
-        return None, None, emit.call(torch.ops.laser.spectrum.default, (seen,), f"spectrum_{name}")
+        x, weight, *_ = linear
+        probed = (
+            x if self.of == "activation" else emit.call(torch.ops.aten.linear.default, (x, weight), f"seen_y_{name}")
+        )
+        seen = emit.call(torch.ops.aten.detach.default, (probed,), f"seen_{name}")
+        return None, {}, emit.call(torch.ops.laser.spectrum.default, (seen,), f"spectrum_{name}")

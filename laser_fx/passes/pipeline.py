@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,9 +14,10 @@ from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
-from laser_fx.loops import LoopNest, Site
+from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.nodes import code_line
 from laser_fx.options import Options
+from laser_fx.passes.choose_sites import choose_sites, tracked_rank
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
@@ -142,6 +143,7 @@ def retrack(program: Program, options: Options) -> Program:
         options=options,
         constants={},
         record_names=(),
+        left_exact={},
     )
     with aside(), torch.inference_mode(False), program.mode.casting(program.capture.call):
         return _finish(plain)
@@ -151,14 +153,59 @@ def _track(program: Program, use: Use) -> Program:
     placed = place_sites(program, use)
     if not placed:
         return program
-    spectra = program.spectra
-    if program.options.rank is None and any(p.site.key not in spectra for p in placed):
-        spectra = measure_spectra(program, placed)
-    ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program.options, spectra))) for p in placed]
+    program = _measured(program, placed, use)
     if use == "backward":
-        ranked = [p for p in ranked if _saves_bytes(p.site) and saved_elsewhere(p.node) is None]
+        return _inserted(program, _for_training(program, placed), use)
+    spectra = {"activation": program.spectra, "output": program.output_spectra}
+    choice = choose_sites(placed, program.options, spectra, lambda ranked: _tried(program, ranked))
+    left = [f"left exact: {key}: {why}" for key, why in choice.left_exact.items()]
+    tracked = _inserted(program, choice.tracked, use)
+    ranked = {p.site.key: p.site for p in choice.tracked}
+    return replace(
+        tracked,
+        sites=tuple(ranked.get(p.site.key, p.site) for p in placed),
+        left_exact=choice.left_exact,
+        notes=(*tracked.notes, *left),
+    )
+
+
+def _measured(program: Program, placed: Sequence[PlacedSite], use: Use) -> Program:
+    """The program with the spectra that ranks are chosen by."""
+    options = program.options
+    if options.rank is not None:
+        return program
+    missing = any(p.site.key not in program.spectra for p in placed)
+    if missing and (use == "backward" or options.objective != "output"):
+        program = replace(program, spectra=measure_spectra(program, placed))
+    missing = any(p.site.key not in program.output_spectra for p in placed)
+    if missing and use == "forward" and options.objective != "activation":
+        program = replace(program, output_spectra=measure_spectra(program, placed, "output"))
+    return program
+
+
+def _for_training(program: Program, placed: Sequence[PlacedSite]) -> list[PlacedSite]:
+    """Sites whose Z and Q are smaller than the X that they stand for, and that nothing else keeps."""
+    ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program))) for p in placed]
+    return [p for p in ranked if _saves_bytes(p.site) and saved_elsewhere(p.node) is None]
+
+
+def _rank(site: Site, program: Program) -> int:
+    if program.options.rank is not None:
+        return min(program.options.rank, site.features)
+    return tracked_rank(program.spectra[site.key].double().square(), program.options.fidelity)
+
+
+def _tried(program: Program, ranked: Sequence[PlacedSite]) -> dict[str, tuple[Step, ...]]:
+    """What each step of these sites does on the example inputs."""
+    tracked = _inserted(program, ranked, "forward")
+    with torch.no_grad():
+        values = tracked.run_graph(tracked.graph_module, program.capture.call.tensors)
+    return tracked.steps(values[len(values) - len(tracked.record_names) :])
+
+
+def _inserted(program: Program, ranked: Sequence[PlacedSite], use: Use) -> Program:
     if not ranked:
-        return replace(program, spectra=spectra)
+        return program
     tracked = insert_tracking(program.rolled, ranked, use)
     return replace(
         program,
@@ -167,7 +214,6 @@ def _track(program: Program, use: Use) -> Program:
         sites=tuple(p.site for p in ranked),
         constants=_constants(tracked.graph_module, tracked.constants, program.options),
         record_names=tracked.records,
-        spectra=spectra,
         notes=(*program.notes, *tracked.notes),
     )
 
@@ -177,9 +223,11 @@ def _saves_bytes(site: Site) -> bool:
     return (site.rows + site.features) * (site.rank or 0) < site.rows * site.features
 
 
-def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str, Tensor]:
-    """Site → singular values (steps, D) of its activation on the example inputs, on the CPU."""
-    probed = insert_probes(program.rolled, placed)
+def measure_spectra(
+    program: Program, placed: Sequence[PlacedSite], of: Literal["activation", "output"] = "activation"
+) -> dict[str, Tensor]:
+    """Site → singular values (steps, width) of its activation or its output on the example inputs, on the CPU."""
+    probed = insert_probes(program.rolled, placed, of)
     with torch.no_grad():
         values = program.run_graph(probed.graph_module, program.capture.call.tensors)
     records = values[len(values) - len(probed.records) :]
@@ -187,18 +235,6 @@ def measure_spectra(program: Program, placed: Sequence[PlacedSite]) -> dict[str,
         key: torch.stack([v.cpu() for v in flat_record(record)])
         for key, record in zip(probed.records, records, strict=True)
     }
-
-
-def _rank(site: Site, options: Options, spectra: Mapping[str, Tensor]) -> int:
-    """Columns of the site's basis.
-
-    A basis that is tracked trails the best one, so it gets an eighth more columns than that needs, and at least four.
-    """
-    if options.rank is not None:
-        return min(options.rank, site.features)
-    energies = spectra[site.key].double().square()
-    needed = max(int(subspace.needed_rank(e, e.sum(), options.fidelity)) for e in energies)
-    return min(site.features, needed + max(4, math.ceil(needed / 8)))
 
 
 def _constants(graph_module: fx.GraphModule, names: Sequence[str], options: Options) -> dict[str, Tensor]:

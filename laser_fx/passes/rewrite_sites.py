@@ -8,6 +8,7 @@ up to extra outputs of the whole graph.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from laser_fx.passes.infra import PassResult, finish, getitem, placeholder, roll
 from laser_fx.passes.result_places import ResultPlaces
 from laser_fx.rolled import RolledLoop
 
-__all__ = ["Emitter", "RewrittenSites", "SiteRewriter", "rewrite_sites"]
+__all__ = ["Carried", "Emitter", "RewrittenSites", "SiteRewriter", "rewrite_sites"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Emitter:
         return placeholder(self.graph, name, value, self.grad_enabled)
 
 
+Carried = Mapping[str, fx.Node]
+"""What a site hands to its next step, by a word for each value; empty where it hands on nothing."""
+
+
 class SiteRewriter(Protocol):
     """What stands at a site after the rewrite."""
 
@@ -78,12 +83,12 @@ class SiteRewriter(Protocol):
     def stacked(self, site: Site) -> int:
         """How many of the leading values of `prepare` have the trips of all loops around the site in front."""
 
-    def first_basis(self, emit: Emitter, site: Site) -> fx.Node:
-        """At the top: the basis before the first step."""
+    def first_basis(self, emit: Emitter, site: Site) -> Carried:
+        """At the top: the basis before the first step, and what is carried with it."""
 
     def write(
-        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: fx.Node | None, prepared: Sequence[fx.Node]
-    ) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:
+        self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]
+    ) -> tuple[fx.Node | None, Carried, fx.Node | None]:
         """In the body: (value that replaces the linear's or None to keep it, next basis, record)."""
 
 
@@ -111,7 +116,7 @@ class _Copier:
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         self.sites = list(sites_inside(source, placed))
-        self.bases: dict[str, fx.Node] = {}
+        self.bases: dict[str, Carried] = {}
         self.prepared: dict[str, tuple[fx.Node, ...]] = {}
         self.records: dict[str, fx.Node] = {}
 
@@ -139,9 +144,9 @@ class _Copier:
     def _site(self, node: fx.Node, site: Site) -> fx.Node | None:
         linear = tuple(self.env[a] if isinstance(a, fx.Node) else a for a in node.args)
         value, basis, record = self.rewriter.write(
-            self.emitter(node), site, linear, self.bases.get(site.key), self.prepared[site.key]
+            self.emitter(node), site, linear, self.bases.get(site.key, {}), self.prepared[site.key]
         )
-        if basis is not None:
+        if basis:
             self.bases[site.key] = basis
         if record is not None:
             self.records[site.key] = record
@@ -151,10 +156,11 @@ class _Copier:
         body = _Body(loop, self.placed, self.rewriter, node)
         keys = [site.key for site in body.sites]
         old = [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
-        carried = [self.bases[key] for key in keys] if self.rewriter.carries_basis else []
+        carried = self._carried(keys)
         stacked = self._distinct(body.sites, stacked=True)
         handed = self._distinct(body.sites, stacked=False)
-        module = body.run([self.prepared[key] for key in keys], stacked, handed, carried)
+        bases = [self.bases.get(key, {}) for key in keys]
+        module = body.run([self.prepared[key] for key in keys], stacked, handed, bases)
         name = str(node.target)
         self.root.add_module(name, module)
         varying = old[loop.carry_count : loop.varying_arguments]
@@ -166,13 +172,22 @@ class _Copier:
         records = [[record.meta["val"]] * loop.trip_count for record in body.records.values()]
         call.meta = {**node.meta, "val": places.merged(node.meta["val"], [b.meta["val"] for b in carried], records)}
         self.env[node] = _Call(call, places)
-        emit = self.emitter(node)
-        for number, key in enumerate(keys):
-            if carried:
-                self.bases[key] = self._take(emit, call, places.old_carry + number, f"basis_{identifier(key)}")
-            if key in body.records:
-                first = places.old_lists + len(carried)
-                self.records[key] = self._take(emit, call, first + number, f"record_{identifier(key)}")
+        self._take_bases(call, places.old_carry, keys, self.emitter(node))
+        self._take_records(call, places.old_lists + len(carried), keys, self.emitter(node))
+
+    def _take_bases(self, call: fx.Node, first: int, keys: Sequence[str], emit: Emitter) -> None:
+        place = itertools.count(first)
+        for key in keys:
+            words = self.bases.get(key, {})
+            self.bases[key] = {word: self._take(emit, call, next(place), f"{word}_{identifier(key)}") for word in words}
+
+    def _take_records(self, call: fx.Node, first: int, keys: Sequence[str], emit: Emitter) -> None:
+        if self.rewriter.records:
+            for place, key in enumerate(keys, first):
+                self.records[key] = self._take(emit, call, place, f"record_{identifier(key)}")
+
+    def _carried(self, keys: Sequence[str]) -> list[fx.Node]:
+        return [value for key in keys for value in self.bases.get(key, {}).values()]
 
     def _distinct(self, sites: Sequence[Site], *, stacked: bool) -> list[fx.Node]:
         """What the sites of a loop were prepared, each value once: that which differs by step, or all else."""
@@ -251,15 +266,18 @@ class _Body(_Copier):
         prepared: Sequence[Sequence[fx.Node]],
         stacked: Sequence[fx.Node],
         handed: Sequence[fx.Node],
-        bases: Sequence[fx.Node],
+        bases: Sequence[Carried],
     ) -> RolledLoop:
         """Write the body. All that is given are nodes of the parent's graph."""
         holders = [n for n in self.source.graph.nodes if n.op == "placeholder"]
         emit = self.emitter(self.call)
         for node in holders[: self.loop.carry_count]:
             self.copy(node)
-        for site, basis in zip(self.sites, bases, strict=False):
-            self.bases[site.key] = emit.placeholder(f"carry_basis_{identifier(site.key)}", basis.meta["val"])
+        for site, basis in zip(self.sites, bases, strict=True):
+            self.bases[site.key] = {
+                word: emit.placeholder(f"carry_{word}_{identifier(site.key)}", value.meta["val"])
+                for word, value in basis.items()
+            }
         for node in holders[self.loop.carry_count : self.loop.varying_inputs]:
             self.copy(node)
         received = {value: emit.placeholder(value.name, self._row(value)) for value in stacked}
@@ -276,7 +294,7 @@ class _Body(_Copier):
         body = finish(self.root, self.graph, self.loop.name)
         return self.loop.changed(
             body=body,
-            carry_count=self.loop.carry_count + len(bases),
+            carry_count=self.loop.carry_count + sum(map(len, bases)),
             stacked_count=self.loop.stacked_count + len(stacked),
         )
 
@@ -288,7 +306,7 @@ class _Body(_Copier):
         results: Any = fx.map_arg(node.args[0], lambda n: self.env[n])
         # Records come in the order of the sites, which is the order in which the parent takes them.
         self.records = {site.key: self.records[site.key] for site in self.sites if self.rewriter.records}
-        bases = [self.bases[site.key] for site in self.sites] if self.rewriter.carries_basis else []
+        bases = self._carried([site.key for site in self.sites])
         places = ResultPlaces.of(self.loop, len(results), len(bases), len(self.records))
         self.graph.output(tuple(places.merged(results, bases, list(self.records.values()))))
 

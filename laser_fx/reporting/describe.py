@@ -17,7 +17,6 @@ from laser_fx.loops import Site, Step
 from laser_fx.memory.measure import flops, saved_bytes
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
-from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import count_nodes
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
@@ -43,13 +42,14 @@ def describe_program(
     """
     placed = place_sites(program, "backward" if program.mode.grad_enabled else "forward")
     spectra = program.spectra or (measure_spectra(program, placed) if placed else {})
-    ranks = {site.key: site.rank for site in program.sites}
+    ranked = {site.key: site for site in program.sites}
     total = _forward_flops(program, exact=True)
     saved, saved_by_site = _saved(program, compile_copy) if compile_copy else (None, {})
     sites = tuple(
-        _site_report(p, ranks.get(p.site.key), steps.get(p.site.key, ()), spectra, program.options, total)
+        _site_report(ranked.get(p.site.key, p.site), steps.get(p.site.key, ()), spectra, program.options, total)
         for p in placed
     )
+    sites = tuple(replace(s, left_exact=program.left_exact.get(s.site.key)) for s in sites)
     return Report(
         model=type(program.model).__name__,
         loops=program.nest,
@@ -65,14 +65,12 @@ def describe_program(
 
 
 def _site_report(
-    placed: PlacedSite,
-    rank: int | None,
+    site: Site,
     steps: tuple[Step, ...],
     spectra: Mapping[str, Tensor],
     options: Options,
     total_flops: int,
 ) -> SiteReport:
-    site = replace(placed.site, rank=rank)
     if site.key not in spectra:
         return SiteReport(site, steps, flops_share=_share(_linear_flops(site), total_flops))
     energies = spectra[site.key].double().square()

@@ -23,6 +23,7 @@ class SiteReport:
         energy: share of ``‖X‖²`` that the best k directions hold.
         flops_share: share of the model's FLOPs, in [0, 1].
         saved_share: share of the bytes that the model saves for backward, in [0, 1].
+        left_exact: why no basis is used here though one was asked for; ``None`` where one is, or none was asked for.
 
     >>> site = Site("mlp.down", "loop_0", "mlp.down.weight", 72, 768, 256, steps=2, rank=64)
     >>> kept, reset = Step(0.9995, 31, False, False, False), Step(0.9991, 60, True, True, False)
@@ -37,6 +38,7 @@ class SiteReport:
     energy: float | None = None
     flops_share: float | None = None
     saved_share: float | None = None
+    left_exact: str | None = None
 
     @property
     def lowest_fidelity(self) -> float | None:

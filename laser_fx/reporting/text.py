@@ -78,6 +78,9 @@ def _sections(report: Report) -> Iterator[RenderableType]:
     totals = _totals(report)
     if totals.row_count:
         yield Padding(totals, (1, 0, 0, 0))
+    for site in report.sites:
+        if site.left_exact:
+            yield Text(f"{site.site.key} stays exact: {site.left_exact}", style="dim")
     for miss in report.near_misses:
         yield Text.assemble(("nearly a loop: ", "cyan"), str(miss))
     for warning in report.warnings:

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from laser_fx import ops, subspace
+from laser_fx import folded_ops, ops, subspace
 from laser_fx.export import functions
 
 assert ops.track is not None  # the import registers the operators
 OUTPUTS = {"track": 4, "reset": 3, "orthonormalise": 1, "lowrank_linear": 1, "lowrank_linear_unbiased": 1}
+OUTPUTS |= {"fold": 1, "folded_linear": 1, "folded_linear_unbiased": 1, "output_linear": 5, "output_linear_unbiased": 5}
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
 
 
@@ -132,3 +133,63 @@ def test_lowrank_linear_is_that_of_eager(shape: tuple[int, ...], exact: float) -
     torch.testing.assert_close(biased, torch.ops.laser.lowrank_linear(x, weight, bias, *basis), atol=1e-5, rtol=1e-5)
     (plain,) = call("lowrank_linear_unbiased", x, weight, *basis)
     torch.testing.assert_close(plain, torch.ops.laser.lowrank_linear(x, weight, None, *basis), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_a_weight_is_folded_as_in_eager(flags: tuple[float, float]) -> None:
+    weight, at_hand, stats = random(5, 12), random(4, 5, seed=1), torch.tensor([1.0, 4.0, *flags, 0.0])
+    (folded,) = call("fold", weight, BASES["random"], at_hand, stats)
+    expected = torch.ops.laser.fold(weight, BASES["random"], at_hand, stats)
+    torch.testing.assert_close(folded, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(folded, at_hand) == (not any(flags))
+
+
+@pytest.mark.parametrize("exact", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(12,), (7, 12), (2, 3, 12)])
+def test_a_folded_linear_is_that_of_eager_and_of_folding_every_time(shape: tuple[int, ...], exact: float) -> None:
+    x, weight, bias, q = random(*shape), random(5, 12, seed=1), random(5, seed=2), BASES["random"]
+    stats, z, folded = torch.tensor([1.0, 4.0, 0.0, 0.0, exact]), subspace.project(x, q), (weight @ q).mT.contiguous()
+    for name, b in (("folded_linear", (bias,)), ("folded_linear_unbiased", ())):
+        (y,) = call(name, x, weight, *b, folded, z, stats)
+        expected = torch.ops.laser.folded_linear(x, weight, bias if b else None, folded, z, stats)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+        (again,) = call(name.replace("folded", "lowrank"), x, weight, *b, q, z, stats)
+        torch.testing.assert_close(y, again, atol=1e-5, rtol=1e-5)
+
+
+OUTPUT_WEIGHT, OUTPUT_BIAS = random(9, 12, seed=20), random(9, seed=21)
+PROBES = random(9, folded_ops.PROBES, seed=22)
+
+
+def output_state(x: Tensor, threshold: float = 0.5) -> tuple[Tensor, ...]:
+    """What an output site carries after a step on ``x``."""
+    first = torch.zeros(9, 4), torch.zeros(12, 4), random(12, folded_ops.PROBES, seed=23)
+    constants = subspace.sketch(9, 4, 9), PROBES, torch.tensor(threshold)
+    return tuple(torch.ops.laser.output_linear(x, OUTPUT_WEIGHT, None, *first, *constants)[1:4])
+
+
+OUTPUT_STATES = {
+    "none": (torch.zeros(9, 4), torch.zeros(12, 4), random(12, folded_ops.PROBES, seed=23)),
+    "of low rank": output_state(ACTIVATIONS["low rank"]),
+    "of full rank": output_state(ACTIVATIONS["full rank"]),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("state", OUTPUT_STATES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_step_of_an_output_decides_measures_and_computes_as_eager(activation: str, state: str, level: str) -> None:
+    x, sketch = ACTIVATIONS[activation], subspace.sketch(9, 4, 9)
+    for threshold in (0.2, 0.8, 0.97, 2.0):  # at 1 two rows are kept but for rounding
+        rest = *OUTPUT_STATES[state], sketch, PROBES, torch.tensor(threshold)
+        expected_y, *expected, stats = torch.ops.laser.output_linear(x, OUTPUT_WEIGHT, OUTPUT_BIAS, *rest)
+        y, *ours, measured = call("output_linear", x, OUTPUT_WEIGHT, OUTPUT_BIAS, *rest, level=level)
+        torch.testing.assert_close(measured, stats, atol=1e-5, rtol=0, equal_nan=True)
+        assert torch.equal(measured[2:], stats[2:])
+        torch.testing.assert_close(y, expected_y, atol=1e-4, rtol=1e-4, equal_nan=True)
+        v, down, _ = ours
+        torch.testing.assert_close(down, OUTPUT_WEIGHT.mT @ v, atol=1e-5, rtol=1e-5)
+        if stats[ops.FIDELITY] > 0.5:  # the same subspace, whatever its basis
+            torch.testing.assert_close(v @ v.mT, expected[0] @ expected[0].mT, atol=2e-3, rtol=0)
+        plain, *_ = call("output_linear_unbiased", x, OUTPUT_WEIGHT, *rest, level=level)
+        torch.testing.assert_close(plain + OUTPUT_BIAS, y, atol=1e-5, rtol=1e-5, equal_nan=True)

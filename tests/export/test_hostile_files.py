@@ -53,6 +53,19 @@ def refused(path: Path, said: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("objective", ["accuracy", 1, True, ["output"], {}])
+def test_an_objective_that_there_is_not_is_refused(changed: Callable[..., Path], objective: object) -> None:
+    path = changed(lambda m: told(m, "sites", lambda s: [{**entry, "objective": objective} for entry in s]), "tracked")
+    refused(path, "sites.objective is neither")
+
+
+def test_a_site_without_an_objective_is_read_as_earlier_versions_wrote_it(changed: Callable[..., Path]) -> None:
+    def without(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in site.items() if key != "objective"} for site in sites]
+
+    assert read_model_file(changed(lambda m: told(m, "sites", without), "tracked")).metadata.sites
+
+
 @pytest.mark.parametrize("name", ["one_loop", "nested", "tracked", "two_loops"])
 def test_an_unchanged_copy_is_read(changed: Callable[..., Path], name: str) -> None:
     assert not read_model_file(changed(lambda _: None, name)).checked

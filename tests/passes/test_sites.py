@@ -71,8 +71,8 @@ def test_a_region_without_gradients_has_no_sites_for_training() -> None:
     assert names(placed(module, torch.randn(3, WIDTH), with_gradients=True)[1]) == []
 
 
-def ranked(found: tuple[PlacedSite, ...], rank: int = 3) -> list[PlacedSite]:
-    return [replace(p, site=replace(p.site, rank=rank)) for p in found]
+def ranked(found: tuple[PlacedSite, ...], rank: int = 3, objective: str | None = None) -> list[PlacedSite]:
+    return [replace(p, site=replace(p.site, rank=rank, objective=objective)) for p in found]
 
 
 def bodies(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
@@ -87,9 +87,21 @@ def test_track_reset_and_linear_stand_at_the_site_under_its_name() -> None:
     program, found = placed(Contractive(), torch.randn(5, 32))
     text = printed(insert_tracking(program.rolled, ranked(found), "forward"))
     for site in ("up", "down"):
-        for name, operator in (("track", "track"), ("reset", "reset"), ("linear", "lowrank_linear")):
+        for name, operator in (("track",) * 2, ("reset",) * 2, ("fold",) * 2, ("linear", "folded_linear")):
             assert re.search(rf"\b{name}_{site}\b[^=\n]*= torch\.ops\.laser\.{operator}\.default\(", text)
     assert "aten.linear" not in text
+
+
+def test_a_site_that_keeps_its_output_is_one_operator_of_its_name() -> None:
+    program, found = placed(Contractive(), torch.randn(5, 32))
+    result = insert_tracking(program.rolled, ranked(found, objective="output"), "forward")
+    text = printed(result)
+    assert all(
+        re.search(rf"\btrack_{s}\b[^=\n]*= torch\.ops\.laser\.output_linear\.default\(", text) for s in ("up", "down")
+    )
+    assert "laser.reset" not in text
+    assert "aten.linear" not in text
+    assert set(result.constants) == {"fidelity", "sketch_96", "sketch_32", "probes_96", "probes_32"}
 
 
 def test_in_training_the_linear_is_exact_and_its_activation_is_only_seen() -> None:
@@ -105,13 +117,20 @@ def test_bases_are_carried_through_every_loop_around_a_site() -> None:
     program, found = placed(trm, trm.initial_carry(batch), batch)
     result = insert_tracking(program.rolled, ranked(found), "forward")
     outer, inner = result.graph_module.loop_0, result.graph_module.loop_0.body.loop_0_0
-    assert (outer.carry_count, inner.carry_count) == (2 + 8, 1 + 4)
-    inner_carry = [n.name for n in inner.body.graph.find_nodes(op="placeholder")][1:5]
-    assert all(name.startswith("carry_basis_") for name in inner_carry)
-    returned = inner.body.graph.output_node().args[0][1:5]
-    assert all(node.name.startswith("next_basis_") for node in returned)
+    assert (outer.carry_count, inner.carry_count) == (2 + 2 * 8, 1 + 2 * 4)
+    inner_carry = [n.name for n in inner.body.graph.find_nodes(op="placeholder")][1:9]
+    assert all(name.startswith(("carry_basis_", "carry_folded_")[i % 2]) for i, name in enumerate(inner_carry))
+    returned = inner.body.graph.output_node().args[0][1:9]
+    assert all(node.name.startswith(("next_basis_", "fold_")[i % 2]) for i, node in enumerate(returned))
     assert result.records == tuple(p.site.key for p in found)
     assert result.constants == ("fidelity", *(f"sketch_{d}" for d in dict.fromkeys(p.site.features for p in found)))
+
+
+def test_a_training_graph_carries_bases_alone() -> None:
+    trm, batch = small_trm(), trm_batch(3)
+    program, found = placed(trm, trm.initial_carry(batch), batch)
+    outer = insert_tracking(program.rolled, ranked(found), "backward").graph_module.loop_0
+    assert (outer.carry_count, outer.body.loop_0_0.carry_count) == (2 + 8, 1 + 4)
 
 
 def test_the_given_graph_is_untouched() -> None:
@@ -140,6 +159,17 @@ def test_probes_measure_and_change_nothing() -> None:
     # z is zero at first, so the first activation is x itself.
     torch.testing.assert_close(up[0][:6], torch.linalg.svdvals(x), atol=1e-4, rtol=1e-4)
     assert "spectrum_up" in printed(probed)
+
+
+def test_outputs_are_probed_without_their_bias() -> None:
+    x = low_rank(6, 32)
+    program, found = placed(Contractive(), x)
+    probed = insert_probes(program.rolled, found, "output")
+    with torch.no_grad():
+        *values, up, _ = program.run_graph(probed.graph_module, (x,))
+        assert same(values, list(program.run_graph(program.rolled, (x,))))
+    expected = torch.linalg.svdvals(x @ program.model.up.weight.mT)
+    torch.testing.assert_close(up[0][:6], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_probes_of_nested_loops_come_step_by_step() -> None:
