@@ -53,6 +53,13 @@ class Form(StrEnum):
     UNROLLED = "unrolled"
 
 
+class HaltPer(StrEnum):
+    """Whose answers are of which step."""
+
+    BATCH = "batch"
+    EXAMPLE = "example"
+
+
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
@@ -91,6 +98,13 @@ def export(
     reference: Annotated[
         Path | None, typer.Option(help="Also keep a few rows and the model's answers, for laser-fx verify.")
     ] = None,
+    halt: Annotated[
+        str | None, typer.Option(help="End the outermost loop early, where this output says that all are done.")
+    ] = None,
+    halt_per: Annotated[
+        HaltPer, typer.Option(help="All answer as of one step, or each row of its own.")
+    ] = HaltPer.BATCH,
+    halt_above: Annotated[float, typer.Option(help="The logit above which an example is done.")] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as ONNX."""
@@ -99,7 +113,7 @@ def export(
         if reference is not None:
             check_target(reference, overwrite=overwrite)
         compiled = laser_fx.compile(model, example_inputs=inputs, options=_options(fidelity, exact))
-        compiled.to_onnx(out, form=form.value, overwrite=overwrite)
+        compiled.to_onnx(out, form=form.value, overwrite=overwrite, **_halting(halt, halt_per, halt_above))
         _note(f"wrote {out}")
         if reference is not None:
             _note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")
@@ -197,6 +211,12 @@ def _told() -> Iterator[None]:
 
 def _note(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _halting(halt: str | None, per: HaltPer, above: float) -> dict[str, Any]:
+    """What differs from the defaults of `to_onnx`, which refuses what has no effect."""
+    asked = {"halt": halt, "halt_per": per.value, "halt_above": above}
+    return {name: value for name, value in asked.items() if value not in (None, HaltPer.BATCH.value, 0.0)}
 
 
 def _options(fidelity: float | None, exact: bool) -> Options:

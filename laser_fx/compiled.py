@@ -143,6 +143,9 @@ class CompiledModel(StandIn):
         overwrite: bool = False,
         opset: int = 20,
         external_data: bool | None = None,
+        halt: str | None = None,
+        halt_per: Literal["batch", "example"] = "batch",
+        halt_above: float = 0.0,
     ) -> OnnxFile:
         """Write the inference graph as ONNX; see `laser_fx.export.to_onnx`."""
         program = self._inference_program()
@@ -155,6 +158,9 @@ class CompiledModel(StandIn):
             overwrite=overwrite,
             opset=opset,
             external_data=external_data,
+            halt=halt,
+            halt_per=halt_per,
+            halt_above=halt_above,
         )
 
     def with_options(self, options: Options) -> CompiledModel:

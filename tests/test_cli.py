@@ -118,6 +118,12 @@ def test_export_can_be_exact(exported: list[Any]) -> None:
     assert exported[0]["options"] == Options.exact()
 
 
+def test_export_hands_on_when_to_halt(exported: list[Any]) -> None:
+    call("export", "factories:make", "m.onnx", "--halt", "q", "--halt-per", "example", "--halt-above", "1.5")
+    asked = {"halt": "q", "halt_per": "example", "halt_above": 1.5}
+    assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False, **asked})
+
+
 def test_exact_and_fidelity_exclude_each_other(exported: list[Any]) -> None:
     done = call("export", "factories:make", "m.onnx", "--exact", "--fidelity", "0.9")
     assert done.exit_code == 2

@@ -46,6 +46,7 @@ def _inputs(metadata: FileMetadata, graph: onnx.GraphProto) -> Iterator[str]:
     told = {
         **{d.input: "depth" for d in metadata.depths},
         **({metadata.fidelity: "fidelity"} if metadata.fidelity else {}),
+        **({metadata.halt.above: "halt"} if metadata.halt else {}),
     }
     if told.keys() != optional.keys():
         yield f"its optional inputs are {_said(optional)}, the metadata says {_said(told)}"
@@ -56,13 +57,18 @@ def _inputs(metadata: FileMetadata, graph: onnx.GraphProto) -> Iterator[str]:
         value = _scalar(stored[metadata.fidelity], np.float32)
         if value is None or not 0.0 < value <= 1.0:
             yield "the default of the fidelity is not in (0, 1]"
+    halt = metadata.halt
+    if halt and halt.above in stored and _scalar(stored[halt.above], np.float32) != halt.default:
+        yield f"the default of {halt.above!r} is not {halt.default}"
 
 
 def _outputs(metadata: FileMetadata, graph: onnx.GraphProto) -> Iterator[str]:
     made = tuple(value.name for value in graph.output)
-    told = tuple(value for _, value in (*metadata.outputs, *metadata.records))
-    if made != told:
-        yield f"its outputs are {_said(made)}, the metadata says {_said(told)}"
+    if made != metadata.results:
+        yield f"its outputs are {_said(made)}, the metadata says {_said(metadata.results)}"
+    steps = [value for value in graph.output if metadata.halt and value.name == metadata.halt.steps]
+    if any(value.type.tensor_type.elem_type != onnx.TensorProto.INT64 for value in steps):
+        yield "the steps taken are not int64"
 
 
 def _loops(metadata: FileMetadata, model: onnx.ModelProto) -> Iterator[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from laser_fx.errors import ExportError
 from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
+from laser_fx.export.early_exit import Halting, leave_early
 from laser_fx.export.hoist import hoist_invariants
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
 from laser_fx.export.randomness import refuse_random
@@ -43,10 +44,13 @@ class _Inputs:
     fidelity: ir.Value | None
 
 
-def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) -> tuple[ir.Model, FileMetadata]:
+def build(
+    program: Exportable, form: Form, *, depth_inputs: bool, opset: int, halt: Halting | None = None
+) -> tuple[ir.Model, FileMetadata]:
     """The ONNX model of a program, and what it says about itself.
 
     Raises:
+        OptionError: the output of ``halt`` says nothing of each example.
         ExportError: something in the graph has no ONNX, or draws random numbers.
     """
     module = program.captured if form == "unrolled" else program.graph_module
@@ -78,6 +82,8 @@ def build(program: Exportable, form: Form, *, depth_inputs: bool, opset: int) ->
     common.RemoveUnusedNodesPass()(model)
     hoist_invariants(model.graph)
     metadata = _without_removed_loops(metadata, model)
+    if halt is not None:
+        metadata = leave_early(graph, module, metadata, halt)
     if form == "functions":
         call_bodies(model)
     _clean(model)

@@ -25,7 +25,8 @@ from laser_fx.export.reference import Reference, made_inputs, read_reference, wr
 from laser_fx.export.session import open_file
 from laser_fx.export.sizes import symbols_of
 from laser_fx.export.source import Exportable
-from laser_fx.export.verify import LEVELS, NEVER, compare, first_run
+from laser_fx.export.verify import LEVELS, NEVER, compare, first_run, same_decisions, tolerance_of
+from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, same_steps
 
 __all__ = ["FileCheck", "verify_exported", "write_reference"]
 
@@ -122,18 +123,20 @@ def _made_runs(metadata: FileMetadata, session: Any) -> Iterator[_Run]:
     for rows in _BATCHES if is_open else (1,):
         label = f"normal values, {rows} in every open dimension" if is_open else "normal values"
         yield _Run(label, made_inputs(expected, rows, seed=_SEED))
+    feed = made_inputs(expected, _BATCHES[-1], seed=_SEED)
     for depth in metadata.depths:
-        feed = made_inputs(expected, _BATCHES[-1], seed=_SEED)
         for trips in (depth.least, depth.default + 1):
             yield _Run(f"{depth.input} = {trips}", {**feed, depth.input: np.array(trips, np.int64)})
+    if metadata.halt is not None:
+        for label, above in (("halting at once", AT_ONCE), ("not halting", NOT_AT_ALL)):
+            yield _Run(label, {**feed, metadata.halt.above: np.array(above, np.float32)})
 
 
 def _kept_runs(metadata: FileMetadata, path: str | os.PathLike[str] | None) -> Iterator[_Run]:
     if path is None:
         return
     reference = read_reference(path)
-    known = {value for _, value in (*metadata.outputs, *metadata.records)}
-    if reference.inputs.keys() != set(metadata.inputs) or reference.outputs.keys() != known:
+    if reference.inputs.keys() != set(metadata.inputs) or reference.outputs.keys() != set(metadata.results):
         raise InputError(
             "the reference batch is of another model: its names are others",
             where=str(path),
@@ -143,14 +146,17 @@ def _kept_runs(metadata: FileMetadata, path: str | os.PathLike[str] | None) -> I
 
 
 def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    names = [value for _, value in (*file.metadata.outputs, *file.metadata.records)]
+    names = list(file.metadata.results)
     answers = {level: _answers(file, session, names, run, level) for level, session in sessions.items()}
     basis = run.expected or answers[LEVELS[0]]
-    exact = _exact(file, sessions[LEVELS[0]], names, run)
+    exact = _exact(file, sessions[LEVELS[0]], names, run, basis)
     for level in LEVELS if run.expected else LEVELS[1:]:
         label = f"{run.label}, {level}"
         try:
-            yield label, compare(basis, answers[level], file.metadata, _threshold(file), where=label, exact=exact)
+            if _halts_alike(file, run, basis, answers[level], label):
+                yield label, compare(basis, answers[level], file.metadata, _threshold(file), where=label, exact=exact)
+            else:
+                yield label, None
         except VerificationError as error:
             against = "the reference" if run.expected else LEVELS[0]
             raise VerificationError(
@@ -158,11 +164,34 @@ def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterat
             ) from error
 
 
-def _exact(file: ModelFile, session: Any, names: list[str], run: _Run) -> dict[str, Array] | None:
-    """What a tracked file answers where no basis is good enough; see `laser_fx.export.verify.compare`."""
+def _halts_alike(
+    file: ModelFile, run: _Run, expected: Mapping[str, Array], actual: Mapping[str, Array], where: str
+) -> bool:
+    """Whether both took the same steps; false where a decision at a threshold excuses that they did not."""
+    metadata, halt = file.metadata, file.metadata.halt
+    if halt is None or np.array_equal(expected[halt.steps], actual[halt.steps]):
+        return True
+    for key, value in metadata.records if metadata.fidelity else ():
+        steps = min(len(expected[value]), len(actual[value]))
+        if not same_decisions(expected[value][:steps], actual[value][:steps], _threshold(file), f"{where}, site {key}"):
+            return False
+    above = float(run.feed.get(halt.above, np.array(halt.default)))
+    return same_steps(expected, actual, metadata, above, tolerance_of(metadata), where)
+
+
+def _exact(
+    file: ModelFile, session: Any, names: list[str], run: _Run, basis: Mapping[str, Array]
+) -> dict[str, Array] | None:
+    """What a tracked file answers where no basis is good enough; see `laser_fx.export.verify.compare`.
+
+    After as many steps as the run took, where the file can be told how many.
+    """
     if not file.metadata.records or file.metadata.fidelity is None:
         return None
     feed = {**run.feed, file.metadata.fidelity: np.array(NEVER, np.float32)}
+    if file.metadata.halt is not None:
+        feed |= {depth.input: basis[file.metadata.halt.steps] for depth in file.metadata.depths}
+        feed[file.metadata.halt.above] = np.array(NOT_AT_ALL, np.float32)
     return _answers(file, session, names, replace(run, feed=feed), LEVELS[0])
 
 

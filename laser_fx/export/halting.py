@@ -13,8 +13,18 @@ import numpy as np
 import onnx_ir as ir
 
 from laser_fx.errors import ExportError, OptionError
+from laser_fx.export.writer import Writer
 
-__all__ = ["body_of", "carry_count", "halting_in_body", "is_last_step", "outermost_loop"]
+__all__ = [
+    "ancestors",
+    "body_of",
+    "carry_count",
+    "halting_in_body",
+    "is_last_step",
+    "least_steps",
+    "outermost_loop",
+    "step_read",
+]
 
 _FLOATING = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _LEADING_BODY_INPUTS = 2  # the step's number and the condition
@@ -51,13 +61,24 @@ def carry_count(loop: ir.Node) -> int:
     return len(body_of(loop).inputs) - _LEADING_BODY_INPUTS
 
 
+def step_read(node: ir.Node) -> int | None:
+    """The step that a node takes of a scan output, counted from the end where negative; ``None``: not one step."""
+    index = node.inputs[1] if node.op_type == "Gather" and node.domain == "" else None
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    tensor = None if index is None or axis else ir.convenience.get_const_tensor(index)
+    return None if tensor is None or tensor.numpy().shape else int(tensor.numpy())
+
+
 def is_last_step(node: ir.Node) -> bool:
     """Whether a node that reads a scan output takes its last step, however many there are."""
-    if node.op_type != "Gather" or node.domain != "" or _axis(node) != 0:
-        return False
-    index = node.inputs[1]
-    tensor = None if index is None else ir.convenience.get_const_tensor(index)
-    return tensor is not None and tensor.numpy().shape == () and int(tensor.numpy()) == -1
+    return step_read(node) == -1
+
+
+def least_steps(loop: ir.Node) -> int:
+    """Steps that have to run so that every step which is read one by one exists."""
+    uses = [use.node for whole in loop.outputs[carry_count(loop) :] for use in whole.uses()]
+    steps = [step for node in uses if (step := step_read(node)) is not None]
+    return max([1, *(step + 1 if step >= 0 else -step for step in steps)])
 
 
 def halting_in_body(graph: ir.Graph, loop: ir.Node, output: ir.Value, threshold: ir.Value | None = None) -> ir.Value:
@@ -98,19 +119,18 @@ def halting_in_body(graph: ir.Graph, loop: ir.Node, output: ir.Value, threshold:
     values = _values_in_body(loop)
     body, prefix = body_of(loop), f"{loop.name}/{_SCOPE}"
     for node in _slice(graph, loop, output):
-        if node is not loop and node.outputs[0] not in values:
+        if node.outputs[0] not in values:
             body.append(_clone(node, values, prefix))
     if output not in values:  # the loop's own result
         raise _all_steps(output.name, "all steps")
-    done = _above(graph, body, values[output], threshold, prefix)
+    done = _above(Writer(graph, body, prefix), values[output], threshold)
     graph.sort()
     return done
 
 
 def _check_logits(graph: ir.Graph, output: ir.Value) -> None:
-    leading = {_said(value.shape[0]) for value in graph.inputs if value.shape is not None and value.shape.rank()} - {
-        "?"
-    }
+    shapes = [value.shape for value in graph.inputs if value.shape is not None]
+    leading = {_said(shape[0]) for shape in shapes if shape.rank()} - {"?"}
     shape = None if output.shape is None else [_said(size) for size in output.shape]
     if output not in graph.outputs or shape is None or len(shape) != 1 or shape[0] not in leading:
         raise OptionError(
@@ -145,11 +165,12 @@ def _slice(graph: ir.Graph, loop: ir.Node, output: ir.Value) -> Iterator[ir.Node
     Raises:
         ExportError: one of them cannot be had in the body.
     """
-    above = _ancestors(loop, output)
+    above = ancestors(output) - {loop}
     graph.sort()
-    after: set[ir.Node] = {loop}
+    after: set[ir.Node | None] = {loop}
     for node in graph:
-        if node in above and any(value is not None and value.producer() in after for value in node.inputs):
+        if node in above and any(value.producer() in after for value in _read_by(node)):
+            _refuse_branches(node)
             _check_node(loop, node)
             after.add(node)
             yield node
@@ -161,17 +182,28 @@ def _slice(graph: ir.Graph, loop: ir.Node, output: ir.Value) -> Iterator[ir.Node
         )
 
 
-def _ancestors(loop: ir.Node, output: ir.Value) -> set[ir.Node]:
-    """All nodes that the output needs, the loop's own ancestors not."""
+def ancestors(value: ir.Value) -> set[ir.Node]:
+    """All nodes that a value is made by, those whose results a body captures too."""
     found: set[ir.Node] = set()
-    pending = [output.producer()]
+    pending = [value.producer()]
     while pending:
         node = pending.pop()
-        if node is not None and node not in found and node is not loop:
+        if node is not None and node not in found:
             found.add(node)
-            pending += [None if value is None else value.producer() for value in node.inputs]
-            _refuse_branches(node)
+            pending += [read.producer() for read in _read_by(node)]
     return found
+
+
+def _read_by(node: ir.Node) -> Iterator[ir.Value]:
+    """Inputs of a node, and all that is read in graphs inside of it."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        inside = [attribute.as_graph()] if attribute.type is ir.AttributeType.GRAPH else []
+        inside += attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else []
+        for graph in inside:
+            yield from graph.outputs
+            for below in graph:
+                yield from _read_by(below)
 
 
 def _refuse_branches(node: ir.Node) -> None:
@@ -219,43 +251,17 @@ def _clone(node: ir.Node, values: dict[ir.Value, ir.Value], prefix: str) -> ir.N
     return clone
 
 
-def _above(graph: ir.Graph, body: ir.Graph, logits: ir.Value, threshold: ir.Value | None, prefix: str) -> ir.Value:
+def _above(write: Writer, logits: ir.Value, threshold: ir.Value | None) -> ir.Value:
     """Where logits are more than the threshold; truth values without one are what they are."""
-    if logits.dtype is ir.DataType.BOOL:
+    dtype, shape = logits.dtype, logits.shape
+    if dtype is ir.DataType.BOOL:
         if threshold is None:
             return logits
-        logits = _appended(body, "Cast", [logits], ir.DataType.FLOAT, logits.shape, f"{prefix}truth", {"to": 1})
-    assert logits.dtype is not None  # `_check_logits` has seen it
+        dtype = ir.DataType.FLOAT
+        logits = write.node("Cast", [logits], "truth", dtype, shape, to=dtype)
+    assert dtype is not None  # `_check_logits` has seen it
     if threshold is None:
-        threshold = _zero(graph, logits.dtype, f"{prefix}zero")
-    elif logits.dtype is not ir.DataType.FLOAT:
-        threshold = _appended(body, "CastLike", [threshold, logits], logits.dtype, ir.Shape([]), f"{prefix}threshold")
-    return _appended(body, "Greater", [logits, threshold], ir.DataType.BOOL, logits.shape, f"{prefix}done")
-
-
-def _appended(
-    body: ir.Graph,
-    op_type: str,
-    inputs: list[ir.Value],
-    dtype: ir.DataType,
-    shape: ir.Shape | None,
-    name: str,
-    attributes: dict[str, int] | None = None,
-) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes, name=name)
-    (value,) = node.outputs
-    value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
-    body.append(node)
-    return value
-
-
-def _zero(graph: ir.Graph, dtype: ir.DataType, name: str) -> ir.Value:
-    """An initializer of the main graph, where all constants are."""
-    tensor = ir.tensor(np.zeros((), dtype.numpy()), dtype=dtype, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _axis(node: ir.Node) -> int:
-    return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        threshold = write.constant(np.zeros((), dtype.numpy()), f"zero_{dtype.name.lower()}", dtype)
+    elif dtype is not ir.DataType.FLOAT:
+        threshold = write.node("Cast", [threshold], "threshold", dtype, [], to=dtype)
+    return write.node("Greater", [logits, threshold], "done", ir.DataType.BOOL, shape)

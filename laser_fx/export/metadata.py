@@ -14,7 +14,7 @@ from laser_fx.export import schema
 from laser_fx.export.bounded_json import read_json
 from laser_fx.export.data_file import DataFile
 
-__all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "package_version"]
+__all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "Halt", "package_version"]
 
 PRODUCER = "laser-fx"
 FORMAT_VERSION = 2
@@ -39,6 +39,27 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class Halt:
+    """That the outermost loop ends when the model says that it is done.
+
+    Args:
+        output: readable name of the output that says so.
+        per: ``"batch"``: all examples run until the last one is done; ``"example"``: each answers as of its own step.
+        above: name of the input with the logit above which an example is done, 0-d float32.
+        default: that logit where none is given.
+        steps: value name of the steps taken, int64: 0-d per batch, (batch,) per example.
+        least: steps that run in any case.
+    """
+
+    output: str
+    per: str
+    above: str
+    default: float
+    steps: str
+    least: int
+
+
+@dataclass(frozen=True)
 class FileMetadata:
     """All that a file says about itself.
 
@@ -56,6 +77,7 @@ class FileMetadata:
         signature: the model's forward as text.
         input_tree: arguments and keyword arguments as `laser_fx.trees.plain_tree`, tensors by ``inputs``.
         output_tree: what the model returns, tensors by their readable names.
+        halt: when the outermost loop ends before its depth, ``None`` where it does not.
     """
 
     form: str
@@ -71,6 +93,13 @@ class FileMetadata:
     signature: str = "forward()"
     input_tree: Any = dataclasses.field(default_factory=list)
     output_tree: Any = dataclasses.field(default_factory=list)
+    halt: Halt | None = None
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Value names of all that the graph gives out, in its order."""
+        named = (value for _, value in (*self.outputs, *self.records))
+        return (*named, *(() if self.halt is None else (self.halt.steps,)))
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX metadata: flat text, each value JSON."""
@@ -109,6 +138,7 @@ class FileMetadata:
             signature=read["signature"],
             input_tree=read["input_tree"],
             output_tree=read["output_tree"],
+            halt=None if read["halt"] is None else Halt(**read["halt"]),
         )
 
 

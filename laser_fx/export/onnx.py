@@ -17,6 +17,7 @@ from laser_fx.errors import ExportError, OptionError
 from laser_fx.export.build import Form, build
 from laser_fx.export.checksum import with_checksum
 from laser_fx.export.data_file import data_beside, weight_bytes
+from laser_fx.export.early_exit import Halting, HaltPer
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import data_of
 from laser_fx.export.source import Exportable
@@ -28,6 +29,7 @@ __all__ = ["OnnxFile", "to_onnx"]
 _LEAST_OPSET = 20
 _LIMIT = 2**31 - 1
 _GIGABYTE = 2**30
+_LARGEST_LOGIT = 3e38
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def to_onnx(
     overwrite: bool = False,
     opset: int = _LEAST_OPSET,
     external_data: bool | None = None,
+    halt: str | None = None,
+    halt_per: HaltPer = "batch",
+    halt_above: float = 0.0,
 ) -> OnnxFile:
     """Write a program as ONNX, checked against the program itself before the file appears.
 
@@ -79,11 +84,19 @@ def to_onnx(
         opset: version of the ONNX operators, at least 20.
         external_data: write the weights to a file beside this one, ``<name>.weights-<digest>.bin``, which the metadata
             names with its SHA-256; ``None``: where they are more than a gigabyte.
+        halt: an output (batch,) of the model that says when an example is done, by its readable name: logits, done
+            where they are more than ``halt_above``, or truth values. The outermost loop then ends early: at least one
+            step runs, and at most as many as the depth says. For the rolled form.
+        halt_per: ``"batch"`` ends when all examples are done, and all answer as of that step; with ``"example"`` each
+            row stands still once it is done, and answers as of its own step, whatever else is in the batch. That is
+            right where the model computes rows by themselves, which verification looks at and cannot prove.
+        halt_above: the logit above which an example is done, where a call says no other.
 
     Raises:
         OutputPathError: the file cannot be written there.
-        OptionError: an unknown form or too old an opset.
-        ExportError: something in the graph has no ONNX, draws random numbers, or the program is for training.
+        OptionError: an unknown form, too old an opset, or a halting output that there is not, or of another shape.
+        ExportError: something in the graph has no ONNX, draws random numbers, or the program is for training; or its
+            loop cannot be left early.
         VerificationError: the file does not answer as the program does. Nothing is left on disk.
         MissingDependencyError: ``verify`` without ONNX Runtime.
     """
@@ -93,7 +106,8 @@ def to_onnx(
         raise OptionError(f"form is {form!r}", where="to_onnx", fix=f"choose one of {', '.join(get_args(Form))}")
     if opset < _LEAST_OPSET:
         raise OptionError(f"opset is {opset}", where="to_onnx", fix=f"choose {_LEAST_OPSET} or later")
-    model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset)
+    halting = _halting(form, halt, halt_per, halt_above)
+    model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset, halt=halting)
     nodes = sum(1 for _ in model.graph.all_nodes())
     apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
     old = data_of(target) if overwrite else None
@@ -117,6 +131,20 @@ def _write(model: ir.Model, metadata: FileMetadata, path: Path) -> None:
     path.write_bytes(with_checksum(ir.to_proto(model).SerializeToString()))
     with _defects():  # by its path: what checks the model has to find the weights
         onnx.checker.check_model(str(path), full_check=True)
+
+
+def _halting(form: str, output: str | None, per: str, above: float) -> Halting | None:
+    if per not in get_args(HaltPer):
+        raise OptionError(f"halt_per is {per!r}", where="to_onnx", fix=f"choose one of {', '.join(get_args(HaltPer))}")
+    if isinstance(above, bool) or not isinstance(above, int | float) or not abs(above) <= _LARGEST_LOGIT:
+        raise OptionError(f"halt_above is {above!r}", where="to_onnx", fix="choose a number in the range of float32")
+    if output is None:
+        if (per, above) != ("batch", 0.0):
+            raise OptionError("nothing halts", where="halt_per, halt_above", fix="name an output: halt='q_halt_logits'")
+        return None
+    if form != "rolled":
+        raise OptionError(f"the form {form!r} reads no condition", where="halt", fix="choose form='rolled'")
+    return Halting(output, "example" if per == "example" else "batch", float(above))
 
 
 def _checked_bytes(model: ir.Model) -> bytes:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from laser_fx.errors import InputError, NonFiniteError, OptionError
 from laser_fx.export.bind import run_bound, run_shared
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
+from laser_fx.export.halting_feed import halting_feed
 from laser_fx.export.metadata import Depth
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.providers import CUDA, Provider
@@ -110,6 +111,14 @@ class OnnxModel:
         """Statistics of this thread's last call by site: (steps..., 5), fidelity, rank, tracked, reset, exact."""
         return getattr(self._last, "stats", {})
 
+    @property
+    def steps_taken(self) -> Any:
+        """Steps of this thread's last call, int64: 0-d, or (batch,) in a file that halts per example.
+
+        ``None`` before a call, and for files that were exported without ``halt``.
+        """
+        return getattr(self._last, "steps_taken", None)
+
     def warm_up(self, *inputs: Any, sizes: Mapping[str, int] | int = 1, calls: int = 2, **named: Any) -> None:
         """Run the file, so that the first caller does not wait for allocations, kernels and CUDA graphs.
 
@@ -117,19 +126,19 @@ class OnnxModel:
             inputs: as for a call; none: zeros of the file's shapes, on the GPU where that runs the file.
             sizes: for those zeros, sizes of the open dimensions by name, or one for all.
             calls: how often.
-            named: as for a call, ``depth`` and ``fidelity`` too.
+            named: as for a call, ``depth``, ``fidelity`` and ``halt`` too.
 
         Raises:
             InputError: an open dimension without a size, and all that a call raises.
         """
-        if not inputs and not any(name not in ("depth", "fidelity") for name in named):
+        if not inputs and not any(name not in ("depth", "fidelity", "halt") for name in named):
             arrays = made_inputs(self._expected, sizes, seed=None)
             on_gpu = self.providers[0] == CUDA and torch.cuda.is_available()
             inputs = tuple(torch.from_numpy(array).to("cuda" if on_gpu else "cpu") for array in arrays.values())
-        before = self.stats
+        before = self.stats, self.steps_taken
         for _ in range(calls):
             self(*inputs, **named)
-        self._last.stats = before
+        self._last.stats, self._last.steps_taken = before
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -154,6 +163,7 @@ class OnnxModel:
         *inputs: Any,
         depth: int | Mapping[str, int] | None = None,
         fidelity: float | None = None,
+        halt: bool | float | None = None,
         **named: Any,
     ) -> dict[str, Any]:
         """Run the file.
@@ -162,6 +172,8 @@ class OnnxModel:
             inputs: tensors or structures of them, in the order of the model's arguments.
             depth: trips of the outermost loop, or trips by loop name; ``None`` for what was traced.
             fidelity: threshold in (0, 1]; ``None`` for the one that the file was exported with.
+            halt: for files that were exported with ``halt``: the logit above which an example is done; ``None`` and
+                ``True`` for the file's own, ``False`` for all steps. ``steps_taken`` tells how many it were.
             named: inputs by name, or structures by the name of the argument.
 
         Returns:
@@ -171,7 +183,7 @@ class OnnxModel:
         Raises:
             InputError: a missing or unknown input, a wrong shape or dtype, a depth that the file does not take, values
                 that ONNX Runtime cannot compute with; or the model is closed.
-            OptionError: a depth or a fidelity out of its range.
+            OptionError: a depth, a fidelity or a logit out of its range.
             NonFiniteError: NaN in an input that lies on the CPU; looking at one on the GPU would stop it.
         """
         session, graphs = self._session, self._graphs
@@ -179,15 +191,15 @@ class OnnxModel:
             raise InputError("the model is closed", where=str(self.path), fix="open the file again")
         values = self._match(inputs, named)
         self._check(values)
-        feed = values | self._depths(depth) | self._fidelity(fidelity)
+        feed = values | self._depths(depth) | self._fidelity(fidelity) | halting_feed(self.metadata, halt)
         results = self._run(session, graphs, feed)
         count = len(self.metadata.outputs)
-        records = zip(self.metadata.records, results[count:], strict=True)
-        self._last.stats = {key: answer for (key, _), answer in records}
+        self._last.stats = {key: a for (key, _), a in zip(self.metadata.records, results[count:], strict=False)}
+        self._last.steps_taken = None if self.metadata.halt is None else results[-1]
         return {name: answer for (name, _), answer in zip(self.metadata.outputs, results[:count], strict=True)}
 
     def _run(self, session: Any, graphs: CudaGraphs | None, feed: Mapping[str, Any]) -> Sequence[Any]:
-        names = [value for _, value in (*self.metadata.outputs, *self.metadata.records)]
+        names = list(self.metadata.results)
         tensors = [value for value in feed.values() if isinstance(value, Tensor)]
         on_gpu = [tensor.device for tensor in tensors if tensor.is_cuda]
         try:

@@ -10,9 +10,10 @@ from typing import Any
 from laser_fx.loops import Site
 from laser_fx.trees import CLASS, CONSTANT, TENSOR
 
-__all__ = ["FORMS", "MAX_TRIPS", "SchemaError", "check"]
+__all__ = ["FORMS", "HALT_PER", "MAX_TRIPS", "SchemaError", "check"]
 
 FORMS = ("rolled", "functions", "unrolled")
+HALT_PER = ("batch", "example")
 MAX_TRIPS = 1_000_000
 """The deepest that a loop may be asked to run."""
 
@@ -56,6 +57,7 @@ def check(fields: Mapping[str, Any]) -> None:
     _name(fields["signature"], "signature")
     _tree(fields["input_tree"], "input_tree", fields["inputs"])
     _tree(fields["output_tree"], "output_tree", [name for name, _ in fields["outputs"]])
+    _halt(fields["halt"], [name for name, _ in fields["outputs"]])
 
 
 _SITE: dict[str, type] = {
@@ -143,6 +145,18 @@ def _data(value: object) -> None:
     _objects([value], "data", {"file": str, "sha256": str})
     if not isinstance(value, dict) or not _FILE.fullmatch(value["file"]) or not _SHA256.fullmatch(value["sha256"]):
         raise SchemaError("data is no file of this folder with its SHA-256")
+
+
+def _halt(value: object, outputs: Sequence[str]) -> None:
+    if value is None:
+        return
+    default = value.get("default") if isinstance(value, dict) else None
+    if type(default) is not float:
+        raise SchemaError(f"halt.default is {str(default)[:40]!r}, no number")
+    named = {key: entry for key, entry in value.items() if key != "default"}  # type: ignore[attr-defined]
+    _objects([named], "halt", {"output": str, "per": str, "above": str, "steps": str, "least": int})
+    if named["per"] not in HALT_PER or named["output"] not in outputs or named["least"] < 1:
+        raise SchemaError(f"halt is {str(value)[:200]!r}: of no output, or per neither {' nor '.join(HALT_PER)}")
 
 
 def _options(value: object) -> None:

@@ -78,6 +78,10 @@ def serve_config_of(
                 raise ExportError("Triton has no input without dimensions", where=tensor.name, fix="give it a batch")
         notes += [f"the output {tensor.name!r} has no dimensions: not served" for tensor in outputs if not tensor.shape]
         outputs = [tensor for tensor in outputs if tensor.shape]
+    if metadata.halt is not None and metadata.halt.per == "batch" and max_batch:
+        notes.append(
+            "a batch halts when its slowest request is done: an answer depends on what it was put together with"
+        )
     if metadata.fidelity is not None and max_batch:
         notes.append("bases are shared by a batch: an answer depends a little on the requests it was put together with")
     lines = _lines(name, inputs, outputs, max_batch, queue_delay_us)
@@ -86,8 +90,11 @@ def serve_config_of(
 
 def _notes(metadata: FileMetadata) -> Iterator[str]:
     fixed = [depth.input for depth in metadata.depths] + ([metadata.fidelity] if metadata.fidelity else [])
+    fixed += [metadata.halt.above] if metadata.halt else []
     if fixed:
         yield f"{', '.join(fixed)}: no inputs in Triton, which has none without dimensions; they keep their defaults"
+    if metadata.halt:
+        yield f"{metadata.halt.steps}: not served"
     if metadata.records:
         yield f"statistics of {len(metadata.records)} sites are not served: they have no batch dimension"
 

@@ -11,7 +11,7 @@ directions with the least energy of a basis to chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.session import open_session
 from laser_fx.export.source import Exportable
 from laser_fx.export.straight import hint
+from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, HaltingAnswers, as_array
 
-__all__ = ["LEVELS", "NEVER", "Verification", "compare", "first_run", "verify_file"]
+__all__ = ["LEVELS", "NEVER", "Verification", "compare", "first_run", "same_decisions", "tolerance_of", "verify_file"]
 
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL")
 _EXACT_TOLERANCE = 1e-4
@@ -67,6 +68,7 @@ class _Run:
     inputs: tuple[Tensor, ...]
     fidelity: float | None = None
     depths: Mapping[str, int] = field(default_factory=dict)
+    above: float | None = None
 
 
 def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Verification:
@@ -79,24 +81,28 @@ def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Veri
     worst, excused = 0.0, []
     runs = _runs(program, metadata)
     for run in runs:
-        expected = _eager(program, metadata, run)
-        exact = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.fidelity else None
+        says = _eager(program, metadata, run)
+        exactly = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.fidelity else None
         for level, session in sessions.items():
-            actual = _onnx(session, metadata, run)
+            actual, where = _onnx(session, metadata, run), f"{run.label}, {level}"
             threshold = program.options.fidelity if run.fidelity is None else run.fidelity
-            error = compare(expected, actual, metadata, threshold, where=f"{run.label}, {level}", exact=exact)
+            exact = None if exactly is None else _answers(exactly, actual)
+            error = compare(_answers(says, actual), actual, metadata, threshold, where=where, exact=exact)
             if error is None:
-                excused.append(f"{run.label}, {level}")
-            else:
-                worst = max(worst, error)
+                excused.append(where)
+                continue
+            worst = max(worst, error)
+            if isinstance(says, HaltingAnswers):
+                says.check(actual[says.halt.steps], _halting_margin(says, exactly), where)
     return Verification(tuple(run.label for run in runs), LEVELS, worst, tuple(excused))
 
 
 def first_run(program: Exportable, metadata: FileMetadata) -> tuple[dict[str, Array], dict[str, Array]]:
     """A few rows of a program's example inputs by input name, and what it answers by value name."""
     run = _runs(program, metadata)[0]
-    inputs = {name: _array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
-    return inputs, _eager(program, metadata, run)
+    inputs = {name: as_array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
+    says = _eager(program, metadata, run)
+    return inputs, says.own() if isinstance(says, HaltingAnswers) else says
 
 
 def compare(
@@ -126,7 +132,7 @@ def compare(
             raise VerificationError(
                 f"{name!r} has shape {actual[name].shape}, not {value.shape}", where=where, fix=_FIX
             )
-    agree = [_same_decisions(expected[v], actual[v], threshold, f"{where}, site {key}") for key, v in metadata.records]
+    agree = [same_decisions(expected[v], actual[v], threshold, f"{where}, site {key}") for key, v in metadata.records]
     if not all(agree) and threshold < 1:
         return None
     # At 1 a step is exact in both, unless a full basis passed for exact: then it is as near as a basis is.
@@ -149,7 +155,12 @@ def _approximation(tracked: Array, exact: Array) -> float:
 _FIX = "export with form='unrolled', or report the model: the file was not written"
 
 
-def _same_decisions(expected: Array, actual: Array, threshold: float, where: str) -> bool:
+def tolerance_of(metadata: FileMetadata) -> float:
+    """Of the largest value, how far values of a file's runs may differ."""
+    return _EXACT_TOLERANCE if metadata.fidelity is None else _TRACKED_TOLERANCE
+
+
+def same_decisions(expected: Array, actual: Array, threshold: float, where: str) -> bool:
     """Whether two records decide alike. An earlier step of this site that was excused excuses those after it."""
     ours, theirs = expected.reshape(-1, 5), actual.reshape(-1, 5)
     differs = (ours[:, ops.TRACKED :] != theirs[:, ops.TRACKED :]).any(1).nonzero()[0]
@@ -205,7 +216,26 @@ def _runs(program: Exportable, metadata: FileMetadata) -> list[_Run]:
     ]
     if metadata.fidelity is not None:
         runs += [_Run(f"fidelity = {value}", few, value) for value in _OTHER_FIDELITIES]
-    return runs
+    return runs if metadata.halt is None else [*runs, *_halting_runs(program, metadata, runs[0])]
+
+
+def _halting_runs(program: Exportable, metadata: FileMetadata, run: _Run) -> Iterator[_Run]:
+    """The same rows, halting at once, not at all, and as differently as the logits allow."""
+    says = _eager(program, metadata, run)
+    assert isinstance(says, HaltingAnswers)  # the file halts
+    yield replace(run, label=f"{run.label}, halting at once", above=AT_ONCE)
+    yield replace(run, label=f"{run.label}, not halting", above=NOT_AT_ALL)
+    above = says.parting(_halting_margin(says, None))
+    if above is not None:
+        yield replace(run, label=f"{run.label}, {says.halt.above} = {above:.4g}", above=above)
+
+
+def _halting_margin(says: HaltingAnswers, exact: HaltingAnswers | Mapping[str, Array] | None) -> float:
+    """By how much logits may differ as values may, so that a decision near the threshold is left to chance."""
+    finite = says.logits[np.isfinite(says.logits)]
+    scale = max(float(np.abs(finite).max(initial=0.0)), _LEAST_SCALE)
+    approximation = _approximation(says.logits, exact.logits) if isinstance(exact, HaltingAnswers) else 0.0
+    return scale * max(tolerance_of(says.metadata), approximation)
 
 
 def _at_batch(program: Exportable, rows: int | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
@@ -247,31 +277,31 @@ class _AtDepth(fx.Interpreter):
         return loop.changed(trip_count=self._trips.get(loop.name, loop.trip_count))(*args, **kwargs)
 
 
-def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> dict[str, Array]:
+def _answers(says: HaltingAnswers | dict[str, Array], actual: Mapping[str, Array]) -> dict[str, Array]:
+    """What the program answers; where it halts, after the steps that the file took."""
+    return says.at(actual[says.halt.steps]) if isinstance(says, HaltingAnswers) else says
+
+
+def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> HaltingAnswers | dict[str, Array]:
     module = program.captured if metadata.form == "unrolled" else program.graph_module
     values: dict[str, Tensor] = {**program.weights, **dict(zip(program.user_inputs, run.inputs, strict=True))}
     if metadata.fidelity is not None:
         wanted = program.options.fidelity if run.fidelity is None else run.fidelity
         values["fidelity"] = torch.tensor(wanted, device=next((v.device for v in values.values()), None))
     arguments = [values[p.name] for p in module.graph.find_nodes(op="placeholder")]
+    if metadata.halt is not None:
+        above = metadata.halt.default if run.above is None else run.above
+        return HaltingAnswers(module, arguments, metadata, next(iter(run.depths.values()), None), above)
     with torch.no_grad():
         results = _AtDepth(module, run.depths).run(*arguments)
-    names = [value for _, value in (*metadata.outputs, *metadata.records)]
-    return {name: _array(result) for name, result in zip(names, results, strict=False)}
+    return {name: as_array(result) for name, result in zip(metadata.results, results, strict=False)}
 
 
 def _onnx(session: Any, metadata: FileMetadata, run: _Run) -> dict[str, Array]:
-    feed = {name: _array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
+    feed = {name: as_array(x) for name, x in zip(metadata.inputs, run.inputs, strict=True)}
     feed |= {d.input: np.array(run.depths[d.loop], np.int64) for d in metadata.depths if d.loop in run.depths}
     if run.fidelity is not None and metadata.fidelity is not None:
         feed[metadata.fidelity] = np.array(run.fidelity, np.float32)
-    names = [value for _, value in (*metadata.outputs, *metadata.records)]
-    return dict(zip(names, session.run(names, feed), strict=True))
-
-
-def _array(value: Any) -> Array:
-    """A tensor, or a list of them stacked, as numpy."""
-    if isinstance(value, list | tuple):
-        return np.stack([_array(item) for item in value])
-    array: Array = value.detach().cpu().numpy()
-    return array
+    if run.above is not None and metadata.halt is not None:
+        feed[metadata.halt.above] = np.array(run.above, np.float32)
+    return dict(zip(metadata.results, session.run(list(metadata.results), feed), strict=True))
