@@ -60,14 +60,16 @@ def program_for(
         InputError: the model's parameters are sharded.
     """
     own = replace(call, tensors=tuple([_without_history(tensor) for tensor in call.tensors]))
-    key = (mode, options.min_trip, dynamic, call.spec, plain_values(call), *map(_signature, call.tensors))
+    found = (mode, options.min_trip, options.free_sizes, dynamic)
+    key = (*found, call.spec, plain_values(call), *map(_signature, call.tensors))
     with aside(), torch.inference_mode(False), torch.set_grad_enabled(mode.grad_enabled), mode.casting(call):
         known = _entries.setdefault(model, [])
         exact = next((e.program for e in known if e.key == key and e.state == state), None)
         if exact is None:
             _refuse_inference_tensors(model)
             _refuse_sharded(model)
-            exact = build_program(model, own, mode, Options.exact(min_trip=options.min_trip), dynamic=dynamic)
+            plain = Options.exact(min_trip=options.min_trip, free_sizes=options.free_sizes)
+            exact = build_program(model, own, mode, plain, dynamic=dynamic)
             known.append(_Entry(key, state, replace(exact, model=_nobody)))
             del known[:-_LIMIT]
         else:

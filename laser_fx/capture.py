@@ -78,6 +78,11 @@ class Captured:
         by_name = {node.name: node.meta["val"] for node in self.graph_module.graph.find_nodes(op="placeholder")}
         return tuple(by_name[name] for name in self.inputs)
 
+    def fixed_sizes(self, free_sizes: Sequence[tuple[str, int, str]]) -> list[str]:
+        """Names of the sizes that were to stay free, and are what they were in the example: the model needs them so."""
+        shapes = dict(zip(self.call.names, (value.shape for value in self.input_values()), strict=True))
+        return [size for name, axis, size in free_sizes if isinstance(shapes[name][axis], int)]
+
     def accepts(self, call: Call) -> bool:
         """Whether this graph answers that call: same tree, constants, dtypes, devices, and sizes it holds for."""
         if call.spec != self.call.spec or call.constants != self.call.constants:
@@ -163,7 +168,14 @@ class _Flat(nn.Module):
         return self.outputs.flatten(result)
 
 
-def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool = True) -> Captured:
+def capture(
+    model: nn.Module,
+    call: Call,
+    *,
+    grad_enabled: bool,
+    dynamic: bool = True,
+    free_sizes: Sequence[tuple[str, int, str]] = (),
+) -> Captured:
     """Capture one forward call of ``model`` in its present mode.
 
     Args:
@@ -171,6 +183,7 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
         call: example inputs; a leading size of one is doubled, since torch specialises it.
         grad_enabled: whether gradients are on at the model's door.
         dynamic: leave the shared leading dimension free.
+        free_sizes: input, dimension and name of other sizes to leave free, where the model's code allows that.
 
     Raises:
         CaptureError: torch.export refuses the model; the message names the line of the model's code.
@@ -181,16 +194,20 @@ def capture(model: nn.Module, call: Call, *, grad_enabled: bool, dynamic: bool =
     example = _double_single_batch(call) if dynamic else call
     flat = _Flat(model, example)
     try:
-        exported = _export(flat, example, grad_enabled, dynamic)
+        exported = _export(flat, example, grad_enabled, dynamic, _axes(example, free_sizes))
     except (CaptureError, InputError):
         if example is call:
             raise
         # It may be the second row that the model does not take.
-        return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=False, free_sizes=free_sizes)
     _refuse_assigned(flat.outputs.assigned)
     if flat.outputs.holds_sizes():
         # The size would be burnt in as the example has it.
-        return capture(model, call, grad_enabled=grad_enabled, dynamic=False)
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=False, free_sizes=())
+    fixed = _fixed(exported, example, free_sizes)
+    if fixed:  # left free, one size that the code needs would tie the whole graph to the example's sizes
+        left = [entry for entry in free_sizes if entry not in fixed]
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=dynamic, free_sizes=left)
     signature = exported.graph_signature
     _refuse_written_inputs(signature.output_specs, example.names)
     states, constants, inputs = _placeholders(exported, example.names)
@@ -295,11 +312,41 @@ def check_finite(model: nn.Module, call: Call, *, infinities: bool = False) -> N
             )
 
 
-def _export(flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool) -> torch.export.ExportedProgram:
+def _axes(call: Call, free_sizes: Sequence[tuple[str, int, str]]) -> dict[str, list[int]]:
+    """Free dimensions besides the leading one, by input."""
+    ranks = dict(zip(call.names, (tensor.ndim for tensor in call.tensors), strict=True))
+    axes: dict[str, list[int]] = {}
+    for name, axis, _ in free_sizes:
+        if axis >= ranks.get(name, 0):
+            known = ", ".join(f"{known} of {rank} dimensions" for known, rank in ranks.items())
+            what = f"there is no dimension {axis} of an input {name!r}"
+            raise InputError(what, where="Options.free_sizes", fix=f"there are {known}")
+        axes.setdefault(name, []).append(axis)
+    return axes
+
+
+def _fixed(
+    exported: torch.export.ExportedProgram, call: Call, free_sizes: Sequence[tuple[str, int, str]]
+) -> list[tuple[str, int, str]]:
+    """Those sizes that the tracer found to be numbers."""
+    inputs = set(exported.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in inputs]
+    shapes = dict(zip(call.names, (value.shape for value in values), strict=True))
+    return [entry for entry in free_sizes if not _is_open(shapes[entry[0]][entry[1]])]
+
+
+def _is_open(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+def _export(
+    flat: _Flat, call: Call, grad_enabled: bool, dynamic: bool, axes: Mapping[str, list[int]]
+) -> torch.export.ExportedProgram:
     batch = call.shared_batch() if dynamic else None
     shapes = tuple(
-        {0: torch.export.Dim.AUTO} if t.ndim and batch is not None and t.shape[0] == batch else None
-        for t in call.tensors
+        dict.fromkeys([*([0] if t.ndim and t.shape[0] == batch else []), *axes.get(name, [])], torch.export.Dim.AUTO)
+        or None
+        for name, t in zip(call.names, call.tensors, strict=True)
     )
     tensors = tuple(_as_leaf(t, grad_enabled) for t in call.tensors)
     try:

@@ -167,14 +167,16 @@ class CompiledModel(StandIn):
         """The same model under other options: what was captured, proved and measured is shared, so it costs little.
 
         Raises:
-            OptionError: another ``min_trip``, which decides what a loop is: compile anew.
+            OptionError: another ``min_trip``, which decides what a loop is, or other ``free_sizes``: compile anew.
         """
-        if options.min_trip != self.options.min_trip:
-            raise OptionError(
-                f"min_trip is {options.min_trip}, it was {self.options.min_trip}",
-                where="CompiledModel.with_options",
-                fix="call laser_fx.compile again",
-            )
+        for name in ("min_trip", "free_sizes"):
+            before, after = getattr(self.options, name), getattr(options, name)
+            if before != after:
+                raise OptionError(
+                    f"{name} is {after}, it was {before}",
+                    where="CompiledModel.with_options",
+                    fix="call laser_fx.compile again",
+                )
         other = CompiledModel(self._model, options, self.calibration)
         other._take(self, self._programs.under(options))
         return other

@@ -93,7 +93,7 @@ def inspect(
         options: only ``fidelity`` and ``min_trip`` matter: what the ranks are measured for, and what counts as a loop.
     """
     chosen = options or Options()
-    exact = Options.exact(fidelity=chosen.fidelity, min_trip=chosen.min_trip)
+    exact = Options.exact(fidelity=chosen.fidelity, min_trip=chosen.min_trip, free_sizes=chosen.free_sizes)
     was_training = model.training
     model.eval()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -76,6 +77,9 @@ class Options:
         rank: columns of every basis, or ``None`` for the least rank that meets the fidelity at each
             site on the example inputs.
         min_trip: shortest repetition that counts as a loop, at least 2.
+        free_sizes: sizes of inputs besides the leading one that stay open, by input, dimension and the name that a file
+            has for them: ``{"tokens": {1: "length"}}``. Where the model's code needs a size, it stays as in the example
+            inputs, and a warning says so. Kept as a tuple of (input, dimension, name).
 
     Raises:
         OptionError: naming the option, its value and the values allowed. Also where an option would be without effect:
@@ -112,6 +116,7 @@ class Options:
     fidelity: float = 0.999
     rank: int | None = None
     min_trip: int = 2
+    free_sizes: tuple[tuple[str, int, str], ...] | Mapping[str, Mapping[int, str]] = ()
 
     def __post_init__(self) -> None:
         _one_of("forward", self.forward, get_args(Forward))
@@ -142,6 +147,7 @@ class Options:
             raise _bad("rank", self.rank, "choose a whole number of at least 1, or None")
         if not _is_whole(self.min_trip) or self.min_trip < 2:
             raise _bad("min_trip", self.min_trip, "choose a whole number of at least 2")
+        object.__setattr__(self, "free_sizes", _checked_sizes(self.free_sizes))
         self._check_together()
 
     def _check_schedule(self) -> None:
@@ -167,6 +173,11 @@ class Options:
         if self.centre and not (in_plan or self.tracking != "step"):
             raise _bad("centre", True, "choose tracking='segment' or 'position'")
 
+    @property
+    def open_sizes(self) -> tuple[tuple[str, int, str], ...]:
+        """``free_sizes`` as it is kept: input, dimension, name."""
+        return tuple(self.free_sizes)  # type: ignore[arg-type]
+
     @classmethod
     def exact(cls, **changes: Any) -> Options:
         """Find, re-roll and export, but change no number: compiled equals eager bitwise on CPU fp32.
@@ -174,6 +185,23 @@ class Options:
         With a plan, ``exact(memory=…)``, gradients equal eager's to rounding; bitwise with ``products="eager"``.
         """
         return cls(**{"forward": "exact", "memory": None, **changes})
+
+
+def _checked_sizes(value: Any) -> tuple[tuple[str, int, str], ...]:
+    """As a tuple, whatever of its forms it comes in."""
+    fix = 'choose for example {"tokens": {1: "length"}}'
+    if isinstance(value, Mapping):
+        if not all(isinstance(axes, Mapping) for axes in value.values()):
+            raise _bad("free_sizes", value, fix)
+        value = tuple((name, axis, size) for name, axes in value.items() for axis, size in axes.items())
+    if not isinstance(value, tuple | list) or not all(isinstance(entry, tuple | list) for entry in value):
+        raise _bad("free_sizes", value, fix)
+    entries = tuple(tuple(entry) for entry in value)
+    for entry in entries:
+        fits = len(entry) == 3 and isinstance(entry[0], str) and _is_whole(entry[1]) and isinstance(entry[2], str)
+        if not fits or entry[1] < 1 or not entry[2].isidentifier():
+            raise _bad("free_sizes", value, f"{fix}: dimensions count from 0, and the leading one is free anyway")
+    return entries
 
 
 def _check_memory(value: object) -> None:

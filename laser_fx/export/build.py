@@ -33,6 +33,7 @@ FIDELITY = "fidelity"
 """Placeholder of the threshold in a tracked graph."""
 
 _IR_VERSION = 10
+_SYMBOL = re.compile(r"[su]\d+")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
     readable = dict(zip(program.user_inputs, program.input_names, strict=True))
     weights, names = program.weights, _weight_names(program)
     placeholders = module.graph.find_nodes(op="placeholder")
-    rename = _symbol_names([p for p in placeholders if p.name in readable])
+    rename = _symbol_names(program, module)
     stored: dict[tuple[Any, ...], ir.Value] = {}
     by_name: dict[str, ir.Value] = {}
     for node in placeholders:
@@ -167,11 +168,16 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _symbol_names(user: list[fx.Node]) -> dict[str, str]:
-    """The symbol of the leading dimension is called ``batch``."""
-    leading = {str(p.meta["val"].shape[0]) for p in user if p.meta["val"].ndim}
-    symbols = [size for size in leading if re.fullmatch(r"[su]\d+", size)]
-    return {symbols[0]: "batch"} if len(symbols) == 1 else {}
+def _symbol_names(program: Exportable, module: fx.GraphModule) -> dict[str, str]:
+    """The symbol of the leading dimension is called ``batch``, others as the options name them."""
+    readable = dict(zip(program.user_inputs, program.input_names, strict=True))
+    placeholders = module.graph.find_nodes(op="placeholder")
+    shapes = {readable[p.name]: p.meta["val"].shape for p in placeholders if p.name in readable}
+    leading = {str(shape[0]) for shape in shapes.values() if len(shape)}
+    symbols = [size for size in leading if _SYMBOL.fullmatch(size)]
+    names = {str(shapes[name][axis]): size for name, axis, size in program.options.open_sizes}
+    named = {symbol: name for symbol, name in names.items() if _SYMBOL.fullmatch(symbol)}
+    return named | ({symbols[0]: "batch"} if len(symbols) == 1 else {})
 
 
 def _renamed(value: ir.Value, names: dict[str, str]) -> ir.Value:
@@ -189,7 +195,7 @@ def _name_outputs(
 ) -> list[tuple[str, str]]:
     """Readable name and value name of each output; they differ where an input has the name already."""
     names = [*program.output_names, *(f"stats.{key}" for key in program.record_names)]
-    rename = _symbol_names([p for p in module.graph.find_nodes(op="placeholder") if p.name in program.user_inputs])
+    rename = _symbol_names(program, module)
     named = []
     for readable, value, result in zip(names, outputs, results_of(module), strict=False):
         name = readable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -30,6 +31,8 @@ from laser_fx.program import Mode, Program, flat_record
 
 __all__ = ["build_program", "measure_spectra", "place_sites", "retrack", "view_of"]
 
+_log = logging.getLogger("laser_fx")
+
 
 def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *, dynamic: bool = True) -> Program:
     """Compile one call of ``model``.
@@ -46,7 +49,9 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
         NonFiniteError: a weight or an input is not finite.
     """
     check_finite(model, call)
-    captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic)
+    captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic, free_sizes=options.open_sizes)
+    for size in captured.fixed_sizes(options.open_sizes):
+        _log.warning("the model's code needs the size %r: it stays as in the example inputs", size)
     _refuse_mutation(captured)
     program = _roll(model, captured, mode, options)
     return _finish(program)
