@@ -173,6 +173,8 @@ def _lines(checked: FileCheck) -> Iterator[str]:
     yield f"{checked.path}: {checked.form}"
     yield f"  checksum: {'right' if checked.checksum else 'none, the file may have been edited'}"
     yield "  metadata: fits the graph"
+    if checked.not_run is not None:
+        yield f"  not run as it is, but in float32: {checked.not_run}"
     for run in checked.runs:
         yield f"  {run}: {' and '.join(checked.levels)} agree"
     for run in checked.excused:

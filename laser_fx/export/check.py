@@ -18,15 +18,17 @@ import numpy.typing as npt
 from onnx import numpy_helper
 
 from laser_fx.errors import InputError, OnnxFileError, VerificationError
+from laser_fx.export.compare import Twins, compare, same_decisions, usual
+from laser_fx.export.in_float32 import floating_dtypes
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import ModelFile, read_model_file
-from laser_fx.export.providers import CPU
 from laser_fx.export.reference import Reference, made_inputs, read_reference, write_arrays
-from laser_fx.export.session import open_file
 from laser_fx.export.sizes import symbols_of
 from laser_fx.export.source import Exportable
-from laser_fx.export.verify import LEVELS, NEVER, compare, first_run, same_decisions, tolerance_of
+from laser_fx.export.tolerances import Tolerance, tolerance_of
+from laser_fx.export.verify import NEVER, first_run
 from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, same_steps
+from laser_fx.export.views import LEVELS, View, views_of
 
 __all__ = ["FileCheck", "verify_exported", "write_reference"]
 
@@ -50,6 +52,7 @@ class FileCheck:
         max_error: largest difference of a value, relative to the largest value of its output.
         excused: runs in which a decision at the very threshold went the other way, so that values were not compared.
         reference: the reference batch, ``None`` where there was none.
+        not_run: why the file was not run as it is, but with float32 for its own dtype; ``None`` where it was.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class FileCheck:
     max_error: float
     excused: tuple[str, ...]
     reference: Path | None
+    not_run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,19 @@ def verify_exported(path: str | os.PathLike[str], reference: str | os.PathLike[s
         MissingDependencyError: no ONNX Runtime.
     """
     file = read_model_file(Path(path))
-    sessions = {level: open_file(file, providers=[CPU], level=level).session for level in LEVELS}
-    runs = [*_made_runs(file.metadata, sessions[LEVELS[0]]), *_kept_runs(file.metadata, reference)]
-    worst, excused = 0.0, []
-    for run in runs:
-        for label, error in _compared(file, run, sessions):
-            if error is None:
-                excused.append(label)
-            else:
-                worst = max(worst, error)
-    labels = tuple(run.label for run in runs)
-    kept = None if reference is None else Path(reference)
-    return FileCheck(file.path, file.metadata.form, file.checked, LEVELS, labels, worst, tuple(excused), kept)
+    views, not_run = views_of(file)
+    worst, excused, labels = 0.0, [], list[str]()
+    for view in views:
+        for made in (*_made_runs(file.metadata, view.sessions[LEVELS[0]]), *_kept_runs(file.metadata, reference)):
+            run = _in_dtypes_of(made, view)
+            labels.append(run.label)
+            for label, error in _compared(file, run, view):
+                if error is None:
+                    excused.append(label)
+                else:
+                    worst = max(worst, error)
+    kept, form, runs = None if reference is None else Path(reference), file.metadata.form, tuple(labels)
+    return FileCheck(file.path, form, file.checked, LEVELS, runs, worst, tuple(excused), kept, not_run)
 
 
 def write_reference(
@@ -145,7 +150,18 @@ def _kept_runs(metadata: FileMetadata, path: str | os.PathLike[str] | None) -> I
     yield _Run("the reference batch", reference.inputs, reference.outputs)
 
 
-def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+def _in_dtypes_of(run: _Run, view: View) -> _Run:
+    """The run as a view in float32 takes it: reference batches are kept in the file's own dtype."""
+    if not view.in_float32:
+        return run
+    feed = {name: x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x for name, x in run.feed.items()}
+    return replace(run, label=f"{run.label}, in float32", feed=feed)
+
+
+def _compared(file: ModelFile, run: _Run, view: View) -> Iterator[tuple[str, float | None]]:
+    sessions = view.sessions
+    # A reference batch was answered in the file's own dtype, whatever this view runs in.
+    tolerance = tolerance_of(floating_dtypes(file.model)) if run.expected else view.tolerance
     names = list(file.metadata.results)
     answers = {level: _answers(file, session, names, run, level) for level, session in sessions.items()}
     basis = run.expected or answers[LEVELS[0]]
@@ -153,8 +169,12 @@ def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterat
     for level in LEVELS if run.expected else LEVELS[1:]:
         label = f"{run.label}, {level}"
         try:
-            if _halts_alike(file, run, basis, answers[level], label):
-                yield label, compare(basis, answers[level], file.metadata, _threshold(file), where=label, exact=exact)
+            if _halts_alike(file, run, basis, answers[level], label, tolerance):
+                at, twins = _threshold(file), Twins(exact)
+                yield (
+                    label,
+                    compare(basis, answers[level], file.metadata, at, where=label, tolerance=tolerance, twins=twins),
+                )
             else:
                 yield label, None
         except VerificationError as error:
@@ -165,7 +185,12 @@ def _compared(file: ModelFile, run: _Run, sessions: Mapping[str, Any]) -> Iterat
 
 
 def _halts_alike(
-    file: ModelFile, run: _Run, expected: Mapping[str, Array], actual: Mapping[str, Array], where: str
+    file: ModelFile,
+    run: _Run,
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    where: str,
+    tolerance: Tolerance,
 ) -> bool:
     """Whether both took the same steps; false where a decision at a threshold excuses that they did not."""
     metadata, halt = file.metadata, file.metadata.halt
@@ -173,10 +198,11 @@ def _halts_alike(
         return True
     for key, value in metadata.records if metadata.fidelity else ():
         steps = min(len(expected[value]), len(actual[value]))
-        if not same_decisions(expected[value][:steps], actual[value][:steps], _threshold(file), f"{where}, site {key}"):
+        ours, theirs, place = expected[value][:steps], actual[value][:steps], f"{where}, site {key}"
+        if not same_decisions(ours, theirs, _threshold(file), place, tolerance):
             return False
     above = float(run.feed.get(halt.above, np.array(halt.default)))
-    return same_steps(expected, actual, metadata, above, tolerance_of(metadata), where)
+    return same_steps(expected, actual, metadata, above, usual(metadata, tolerance), where)
 
 
 def _exact(

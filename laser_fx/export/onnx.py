@@ -20,6 +20,7 @@ from laser_fx.export.data_file import data_beside, weight_bytes
 from laser_fx.export.early_exit import Halting, HaltPer
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import data_of
+from laser_fx.export.refused import refused_graph
 from laser_fx.export.source import Exportable
 from laser_fx.export.verify import Verification, verify_file
 from laser_fx.files import check_target, replacing
@@ -161,6 +162,4 @@ def _defects() -> Iterator[None]:
     try:
         yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            f"the ONNX checker refuses the graph: {error}", fix="report this model as a defect"
-        ) from error
+        raise refused_graph(str(error)) from error

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from laser_fx.errors import MissingDependencyError, OnnxFileError, OptionError
+from laser_fx.export.expanded import own_name, source_of
 from laser_fx.export.model_file import ModelFile, read_model_file
 from laser_fx.export.providers import Provider, absent, name_of, wanted_providers, why_not_loaded
 
-__all__ = ["Opened", "onnxruntime", "open_file", "open_session"]
+__all__ = ["NoKernelError", "Opened", "onnxruntime", "open_file", "open_session"]
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
 _NO_OPSET = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
 _log = logging.getLogger("laser_fx")
+
+
+class NoKernelError(OnnxFileError):
+    """No provider of those asked for has an operator of the file in the dtypes of a node."""
 
 
 @dataclass(frozen=True)
@@ -140,18 +145,23 @@ def _session(runtime: Any, file: ModelFile, settings: Any, wanted: Sequence[Prov
             file.content, settings, providers=providers, enable_fallback=0, read_config_from_model=0
         )
     except Exception as error:  # onnxruntime's own errors share no base but this
-        raise _refused(str(error).strip(), file.path, [name_of(provider) for provider in wanted]) from error
+        raise _refused(str(error).strip(), file, [name_of(provider) for provider in wanted]) from error
     if hasattr(session, "_model_bytes"):
         session._model_bytes = None  # kept for the fallback that is off: as large as the file
     return session
 
 
-def _refused(said: str, path: Path, providers: Sequence[str]) -> OnnxFileError:
+def _refused(said: str, file: ModelFile, providers: Sequence[str]) -> OnnxFileError:
+    path = file.path
     missing = _NO_KERNEL.search(said)
     if missing:
         operator, version, node = missing.groups()
-        return OnnxFileError(
-            f"{' and '.join(providers)} cannot run {operator} (opset {version}) with the dtypes of node {node!r}",
+        source = None if node else source_of(file.model, operator)
+        named = (
+            f"node {own_name(file.model, node)!r}" if source is None else f"node {source.name!r}, a {source.op_type}"
+        )
+        return NoKernelError(
+            f"{' and '.join(providers)} cannot run {operator} (opset {version}) with the dtypes of {named}",
             where=str(path),
             fix="export the model in float32, or run it on a provider that has the operator: 16 bits need a GPU",
         )

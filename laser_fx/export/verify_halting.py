@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import fx
 
 from laser_fx.errors import VerificationError
@@ -193,5 +194,5 @@ def as_array(value: Any) -> Array:
     """A tensor, or a list of them stacked, as numpy."""
     if isinstance(value, list | tuple):
         return np.stack([as_array(item) for item in value])
-    array: Array = value.detach().cpu().numpy()
+    array: Array = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
     return array

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from laser_fx.errors import VerificationError
+from laser_fx.export.compare import compare
 from laser_fx.export.metadata import FileMetadata
-from laser_fx.export.verify import compare
 
 PLAIN = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),))
 FROZEN = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),), records=(("loop_0:up", "s"),))
