@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from laser_fx.errors import ExportError
 from laser_fx.export import folded_functions, functions
 from laser_fx.export.repair import make_vectors_columns
+from laser_fx.export.simplify import simplify
 from laser_fx.export.straight import example
 
 __all__ = ["translate"]
@@ -54,6 +55,7 @@ def translate(straight: fx.GraphModule, opset: int) -> ir.Model:
             ) from error
     assert program is not None  # it is None only for the legacy exporter
     make_vectors_columns(program.model)
+    simplify(program.model)
     for node in program.model.graph.all_nodes():
         _name_after_module(node)
     return program.model
