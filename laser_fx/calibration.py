@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,13 +17,15 @@ from torch import Tensor
 from laser_fx.errors import InputError
 from laser_fx.files import replacing
 
-__all__ = ["Calibration", "Objective", "RankShare", "SiteBasis", "Trial", "check_schedule"]
+__all__ = ["Calibration", "CarryStep", "Objective", "RankShare", "SiteBasis", "Trial", "check_schedule"]
 
-Objective = Literal["activation", "output"]
+Objective = Literal["activation", "output", "answer"]
 RankShare = float | Literal["exact"]
 """The share of its calibrated rank, in (0, 1], that a step has, or no basis at all."""
 _KEY = "laser_fx.calibration"
-_VERSION = 1
+_VERSION = 2
+"""Version 1 has no schedules, no bases by step, none for the answer, and no trajectory."""
+_DUAL, _PROBES = "|dual", "|probes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +33,21 @@ class SiteBasis:
     """The basis of one site.
 
     Args:
-        objective: ``"activation"`` keeps X (N, D), ``"output"`` keeps ``XWᵀ`` (N, F).
+        objective: ``"activation"`` keeps X (N, D), ``"output"`` keeps ``Y = XWᵀ`` (N, F), ``"answer"`` what the model's
+            answer depends on of Y: its error is weighed by the gradients that calibration saw.
         basis: orthonormal columns, float32: (D, k) or (F, k). Or one for each step: the trips of the loops around the
             site stand in front then, outermost first. A step's position is its place among all steps of a call; a call
-            whose outermost loop runs longer uses the bases of the last outermost step from there on.
+            whose outermost loop runs longer uses the bases of the last outermost step from there on. For ``"answer"``
+            S of ``Y ≈ (YS)Uᵀ``, with ``SᵀU = I`` in place of orthonormal columns.
+        dual: U, for ``"answer"`` alone; shaped as ``basis``.
+        probes: (…, F, r) float32, for ``"answer"`` alone: random directions, weighed as the error is, that the error of
+            a step is estimated by.
     """
 
     objective: Objective
     basis: Tensor
+    dual: Tensor | None = None
+    probes: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -67,7 +76,23 @@ class SiteBasis:
             raise ValueError(f"it is for loops of {_times(known)} steps, these run {_times(trips)}")
         if known[0] == trips[0]:
             return self
-        return replace(self, basis=self.basis[torch.arange(trips[0]).clamp(max=known[0] - 1)])
+        return self.at_steps(torch.arange(trips[0]).clamp(max=known[0] - 1))
+
+    def at_steps(self, steps: Tensor | slice) -> SiteBasis:
+        """The bases of some outermost steps, for a basis by step."""
+        dual, probes = (None if value is None else value[steps] for value in (self.dual, self.probes))
+        return replace(self, basis=self.basis[steps], dual=dual, probes=probes)
+
+    def of_rank(self, rank: int) -> SiteBasis:
+        """The leading columns alone."""
+        dual = None if self.dual is None else self.dual[..., :rank].contiguous()
+        return replace(self, basis=self.basis[..., :rank].contiguous(), dual=dual)
+
+    def error(self) -> float:
+        """How far the columns are from orthonormal, or from dual to each other: the largest entry of the difference."""
+        other = self.basis if self.dual is None else self.dual
+        gram = self.basis.mT @ other
+        return float((gram - torch.eye(self.rank).to(gram)).abs().amax())
 
 
 @dataclass(frozen=True)
@@ -75,16 +100,31 @@ class Trial:
     """One setting that was tried.
 
     Args:
-        objective: of all sites, ``"mixed"`` where each has its own.
+        objective: of all sites, ``"mixed"`` where each has its own; with ``per step`` and the schedule, if there are.
         energy: share of each site's energy that its rank keeps; None where sites differ.
         flops_share: floating-point operations of all linears at sites, of the exact ones.
-        kept: share of the calibration examples whose predictions count as kept.
+        kept: share of the examples whose predictions count as kept.
+        examples: what they are: those that are ``"searched"``, or those that settings are ``"selected"`` by.
     """
 
     objective: str
     energy: float | None
     flops_share: float
     kept: float
+    examples: str = "searched"
+
+
+@dataclass(frozen=True)
+class CarryStep:
+    """The state of the outermost loop after a step, against the one in full precision.
+
+    Args:
+        cosine: between the two.
+        error: ``‖found − exact‖ / ‖exact‖``.
+    """
+
+    cosine: float
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +140,7 @@ class Calibration:
         interval: 95 % interval of ``kept``, by Wilson.
         held_out: how many examples that is.
         trials: what was tried, in order, on the other examples.
+        carry: what the outermost loops carry after each step on held-out examples, against full precision.
         rank_schedule: share of the rank by step of the outermost loop, counted from the last one; the first entry holds
             for all earlier steps. None where every step has the whole rank.
     """
@@ -113,6 +154,7 @@ class Calibration:
     held_out: int
     trials: tuple[Trial, ...]
     rank_schedule: tuple[RankShare, ...] | None = None
+    carry: tuple[CarryStep, ...] = ()
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write it as one safetensors file.
@@ -124,8 +166,14 @@ class Calibration:
             name: getattr(self, name) for name in ("target", "flops_share", "kept", "exact", "interval", "held_out")
         }
         about |= {"version": _VERSION, "trials": [asdict(trial) for trial in self.trials]}
+        about |= {"rank_schedule": self.rank_schedule, "carry": [asdict(step) for step in self.carry]}
         about["objectives"] = {key: found.objective for key, found in self.bases.items()}
-        tensors = {key: found.basis.contiguous() for key, found in self.bases.items()}
+        tensors = {
+            f"{key}{part}": value.contiguous()
+            for key, found in self.bases.items()
+            for part, value in (("", found.basis), (_DUAL, found.dual), (_PROBES, found.probes))
+            if value is not None
+        }
         with replacing(Path(path), overwrite=overwrite) as beside:
             save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
 
@@ -151,13 +199,34 @@ class Calibration:
             raise ValueError("it is of a newer version")
         trials = tuple(Trial(**trial) for trial in about.pop("trials"))
         objectives = about.pop("objectives")
-        bases = {key: SiteBasis(objectives[key], basis) for key, basis in tensors.items()}
+        bases = {
+            key: SiteBasis(_objective(objective), tensors[key], tensors.get(key + _DUAL), tensors.get(key + _PROBES))
+            for key, objective in objectives.items()
+        }
         low, high = about.pop("interval")
-        return cls(bases=bases, trials=trials, interval=(float(low), float(high)), **about)
+        schedule = about.pop("rank_schedule", None)
+        wrong = None if schedule is None else check_schedule(tuple(schedule))
+        if wrong is not None:
+            raise ValueError(f"its schedule is none: {wrong}")
+        carry = tuple(CarryStep(**step) for step in about.pop("carry", ()))
+        return cls(
+            bases=bases,
+            trials=trials,
+            interval=(float(low), float(high)),
+            rank_schedule=None if schedule is None else tuple(schedule),
+            carry=carry,
+            **about,
+        )
 
     def __repr__(self) -> str:
         ranks = ", ".join(f"{key}: {found.objective} {found.rank}" for key, found in self.bases.items())
         return f"Calibration({self.flops_share:.2f} of the FLOPs, {self.kept:.1%} kept; {ranks})"
+
+
+def _objective(value: object) -> Objective:
+    if value not in get_args(Objective):
+        raise ValueError(f"{value!r} is no objective")
+    return value  # type: ignore[return-value]
 
 
 def _times(trips: Sequence[int]) -> str:

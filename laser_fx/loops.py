@@ -160,8 +160,8 @@ class Site:
         outputs: F, the width of ``XW``.
         steps: how often the site runs in one call: the product of the trip counts around it.
         rank: columns of its basis, ``None`` before one is chosen.
-        objective: what a basis that is tracked for inference keeps, ``"activation"`` or ``"output"``; ``None``: no such
-            basis.
+        objective: what a basis for inference keeps: ``"activation"``, ``"output"``, or ``"answer"`` where it was
+            calibrated; ``None``: no such basis. Of the latter two fidelity is an estimate.
     """
 
     name: str

@@ -65,7 +65,7 @@ _SITE: dict[str, type] = {
     for f in dataclasses.fields(Site)
     if f.name != "objective"
 }
-_OBJECTIVES = (None, "activation", "output")
+_OBJECTIVES = (None, "activation", "output", "answer")
 
 
 def _sites(value: object) -> None:
@@ -74,7 +74,7 @@ def _sites(value: object) -> None:
     objectives = [entry.pop("objective", None) for entry in told if isinstance(entry, dict)]
     _objects(told, "sites", _SITE)
     if not all(type(objective) in (str, type(None)) and objective in _OBJECTIVES for objective in objectives):
-        raise SchemaError("sites.objective is neither activation nor output")
+        raise SchemaError("sites.objective is neither activation, output nor answer")
 
 
 def _list(value: object, where: str) -> Sequence[Any]:

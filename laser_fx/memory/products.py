@@ -11,10 +11,11 @@ from functools import cache
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from laser_fx.memory.stopwatch import noise, seconds
 
-__all__ = ["onednn_product", "use_fastest"]
+__all__ = ["onednn_linear", "onednn_product", "use_fastest"]
 
 aten = torch.ops.aten
 
@@ -31,6 +32,14 @@ def onednn_product(left: Tensor, right: Tensor) -> Tensor:
     ...     assert torch.allclose(onednn_product(torch.ones(2, 3), torch.ones(3, 4)), torch.full((2, 4), 3.0))
     """
     result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
+    return result
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, by oneDNN where it can: float32 on the CPU, without gradients."""
+    if not (_fits(x) and _fits(weight)) or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
 
 

@@ -17,29 +17,39 @@ __all__ = ["Moments", "collect_moments"]
 
 
 class Moments:
-    """``Σ XᵀX`` of one site over all steps and calls: (D, D) float64. Stands in a graph as an operator.
+    """``Σ XᵀX`` of one site over all calls, step by step: (steps, D, D) float64. Stands in a graph as an operator.
 
     Args:
+        steps: how often the site runs in one call.
         features: D.
         device: of the activation.
     """
 
     __name__ = "collect_moments"
 
-    def __init__(self, features: int, device: torch.device) -> None:
-        self.total = torch.zeros(features, features, dtype=torch.float64, device=device)
+    def __init__(self, steps: int, features: int, device: torch.device) -> None:
+        self.by_step = torch.zeros(steps, features, features, dtype=torch.float64, device=device)
+        self._seen = 0
+
+    @property
+    def total(self) -> Tensor:
+        """Over all steps: (D, D) float64."""
+        return self.by_step.sum(0)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Add an activation (..., D), and hand it on."""
         if not isinstance(x, FakeTensor):
             flat = x.detach().reshape(-1, x.shape[-1]).float()
-            self.total += flat.mT @ flat
+            self.by_step[self._seen % len(self.by_step)] += flat.mT @ flat
+            self._seen += 1
         return x
 
 
 def collect_moments(rolled: fx.GraphModule, placed: Sequence[PlacedSite]) -> tuple[fx.GraphModule, dict[str, Moments]]:
     """A graph that computes what ``rolled`` does and fills the moments of its sites, by key, whenever it runs."""
-    found = {p.site.key: Moments(p.site.features, p.node.all_input_nodes[0].meta["val"].device) for p in placed}
+    found = {
+        p.site.key: Moments(p.site.steps, p.site.features, p.node.all_input_nodes[0].meta["val"].device) for p in placed
+    }
     return rewrite_sites(rolled, placed, _Collecting(found)).graph_module, found
 
 

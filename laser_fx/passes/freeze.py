@@ -13,7 +13,7 @@ from laser_fx.calibration import Calibration, SiteBasis
 from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, Site
 from laser_fx.passes.find_sites import PlacedSite, find_sites
-from laser_fx.passes.freeze_sites import basis_name, freeze_sites, probes_name
+from laser_fx.passes.freeze_sites import basis_name, dual_name, freeze_sites, probes_name
 from laser_fx.passes.measure_frozen import lost_probes
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.passes.rank_schedule import Schedule, scheduled, starts_of
@@ -21,6 +21,9 @@ from laser_fx.passes.split_loops import SplitLoops, split_loops
 from laser_fx.program import Program
 
 __all__ = ["freeze"]
+
+_DUAL_LIMIT = 1e-2
+"""Of two bases that weigh directions over some five decades, float32 leaves that much."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def _fitted(program: Program, calibration: Calibration, schedule: Schedule | Non
         here = scheduled(basis, schedule, piece, program.nest.trips_around(piece.loop)[0])
         if here is not None:
             own[p.site.key] = here
-        placed.append(replace(p, site=replace(p.site, rank=here.rank if here else None)))
+        rank, objective = (here.rank, here.objective) if here else (None, None)
+        placed.append(replace(p, site=replace(p.site, rank=rank, objective=objective)))
     return _Fitted(split, tuple(placed), own)
 
 
@@ -92,7 +96,7 @@ def _checked(site: Site, basis: SiteBasis | None, nest: LoopNest) -> SiteBasis |
             where=f"site {site.key}",
             fix="calibrate this model",
         )
-    if not float(subspace.orthonormality_error(basis.basis)) <= subspace.ORTHONORMALITY_LIMIT:
+    if not basis.error() <= (subspace.ORTHONORMALITY_LIMIT if basis.dual is None else _DUAL_LIMIT):
         raise InputError(
             "the columns of the basis are not orthonormal: what it keeps could not be measured",
             where=f"site {site.key}",
@@ -120,10 +124,12 @@ def _constants(
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for site in (p.site for p in placed):
-        basis = bases[site.key].basis.to(_device(program, site))
-        found[basis_name(site)] = basis
+        basis, device = bases[site.key], _device(program, site)
+        found[basis_name(site)] = basis.basis.to(device)
+        if basis.dual is not None:
+            found[dual_name(site)] = basis.dual.to(device)
         if probes_name(site) in wanted:
-            found[probes_name(site)] = lost_probes(basis, site.key)
+            found[probes_name(site)] = lost_probes(basis.basis, site.key, basis.dual, basis.probes).to(device)
     return found
 
 

@@ -1,9 +1,10 @@
 """Puts a fixed basis at sites: every step computes through it; nothing is refreshed.
 
 With the objective ``"activation"`` a site keeps X: ``Y ≈ (XQ)(WQ)ᵀ``, Q (D, k). With ``"output"`` it keeps ``Y = XWᵀ``:
-``Y ≈ (X(WᵀV))Vᵀ``, V (F, k), which needs no basis of X. Either way the factor that depends on the weight is made of the
-weight at hand, once a call and outside of all loops: a model that is trained on is not run with stale factors. A step
-may also measure what it keeps, see `laser_fx.passes.measure_frozen`: that changes no answer.
+``Y ≈ (X(WᵀV))Vᵀ``, V (F, k), which needs no basis of X; ``"answer"`` is the same with two bases. Either way the factor
+that depends on the weight is made of the weight at hand, once a call and outside of all loops: a model that is trained
+on is not run with stale factors. A step may also measure what it keeps, see `laser_fx.passes.measure_frozen`: that
+changes no answer.
 
 A basis may also be one for each step of the loops around its site: a tensor with the trips of all loops in front,
 outermost first. All factors are made at the top then too, and each loop takes its step's part of them.
@@ -23,7 +24,7 @@ from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.measure_frozen import PROBES, rank_tail, record
 from laser_fx.passes.rewrite_sites import Carried, Emitter, RewrittenSites, identifier, rewrite_sites
 
-__all__ = ["basis_name", "freeze_sites", "probes_name"]
+__all__ = ["basis_name", "dual_name", "freeze_sites", "probes_name"]
 
 aten = torch.ops.aten
 
@@ -68,6 +69,8 @@ class _Frozen:
         shapes: dict[str, tuple[int, ...]] = {}
         for site in (p.site for p in placed):
             shapes[basis_name(site)] = tuple(self.bases[site.key].basis.shape)
+            if self.bases[site.key].dual is not None:
+                shapes[dual_name(site)] = shapes[basis_name(site)]
             if self._is_probed(site):
                 shapes[probes_name(site)] = (*shapes[basis_name(site)][:-2], PROBES, site.outputs)
         return shapes
@@ -78,7 +81,7 @@ class _Frozen:
         weight = self._wide(emit, next(n for n in emit.graph.nodes if n.name == self.weights[site.weight]), name)
         basis = _cast(emit, constants[basis_name(site)], weight.meta["val"].dtype, f"wide_{name}")
         turned = emit.call(aten.transpose.int, (basis, -2, -1), f"turned_{name}")
-        down, up = turned, basis
+        down, up = turned, constants.get(dual_name(site), basis)
         if self.bases[site.key].objective == "activation":
             up = emit.call(aten.matmul.default, (weight, basis), f"up_{name}")
         else:
@@ -115,7 +118,7 @@ class _Frozen:
         return result, {}, record(emit, objective, x, narrow, lost, measuring[-1], name)
 
     def _is_probed(self, site: Site) -> bool:
-        return self.records and self.bases[site.key].objective == "output"
+        return self.records and self.bases[site.key].objective != "activation"
 
     @staticmethod
     def _wide(emit: Emitter, weight: fx.Node, name: str) -> fx.Node:
@@ -131,6 +134,11 @@ def _cast(emit: Emitter, value: fx.Node, dtype: torch.dtype, name: str) -> fx.No
 def basis_name(site: Site) -> str:
     """The placeholder of a site's basis."""
     return f"basis_{identifier(site.key)}"
+
+
+def dual_name(site: Site) -> str:
+    """The placeholder of the second basis of a site, where it has one."""
+    return f"dual_{identifier(site.key)}"
 
 
 def probes_name(site: Site) -> str:

@@ -4,6 +4,7 @@ With the objective ``"activation"`` that is exact: ``‖XQ‖²/‖X‖²`` for 
 never makes Y = XWᵀ, so its error is estimated: for r Gaussian probes Ω, ``‖XWᵀ(I − VVᵀ)Ω‖²/r`` has the mean
 ``‖Y − ŶY‖²``, and ``‖Ŷ‖² = ‖XWᵀV‖²`` is known exactly. The estimate of the lost share is off by a factor of
 ``1 ± √(2/r)`` where one direction holds all that is lost, and by less where more do; r is `PROBES`.
+With ``"answer"`` the same holds of both norms after Y was weighed by the gradients that calibration saw.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ _FLAGS = 3
 """A step through a fixed basis never tracks, resets, or falls back to exact."""
 
 
-def lost_probes(basis: Tensor, seed: str) -> Tensor:
-    """Random directions of the outputs without what a basis keeps of them, ``((I − VVᵀ)Ω)ᵀ/√r``.
+def lost_probes(basis: Tensor, seed: str, dual: Tensor | None = None, probes: Tensor | None = None) -> Tensor:
+    """Random directions of the outputs without what a basis keeps of them, ``((I − SUᵀ)Ω)ᵀ/√r``.
 
     Args:
-        basis: V (…, F, k), orthonormal columns.
+        basis: S (…, F, k).
         seed: a name; the same name gives the same directions.
+        dual: U (…, F, k); S itself where its columns are orthonormal.
+        probes: Ω (…, F, r), where the error is weighed; Gaussian where it is not.
 
     Returns:
         (…, r, F) float32.
@@ -39,8 +42,8 @@ def lost_probes(basis: Tensor, seed: str) -> Tensor:
     >>> bool(lost_probes(torch.eye(5), "all is kept").any())
     False
     """
-    omega = subspace.sketch(basis.shape[-2], PROBES, f"probes {seed}").to(basis) / PROBES**0.5
-    outside: Tensor = omega - basis @ (basis.mT @ omega)
+    omega = subspace.sketch(basis.shape[-2], PROBES, f"probes {seed}").to(basis) if probes is None else probes
+    outside: Tensor = (omega - basis @ ((basis if dual is None else dual).mT @ omega)) / omega.shape[-1] ** 0.5
     return outside.mT.contiguous()
 
 
@@ -60,7 +63,7 @@ def record(
         objective: of the basis.
         x: X (…, D).
         kept: coefficients (…, k).
-        lost: for ``"output"``: the probes' images (r, D), see `lost_probes`.
+        lost: for the other objectives: the probes' images (r, D), see `lost_probes`.
         tail: see `rank_tail`.
         name: of the site.
     """

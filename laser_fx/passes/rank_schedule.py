@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
 
 from laser_fx.calibration import RankShare, SiteBasis
 from laser_fx.loops import LoopNest
 from laser_fx.passes.split_loops import Piece
 
-__all__ = ["Schedule", "scheduled", "shares", "starts_of"]
+__all__ = ["Schedule", "rank_at", "scheduled", "shares", "starts_of"]
 
 Schedule = tuple[RankShare, ...]
 
@@ -55,9 +54,17 @@ def scheduled(basis: SiteBasis | None, schedule: Schedule | None, piece: Piece, 
     """
     if basis is None:
         return None
-    values = basis.basis[piece.start : piece.stop] if basis.is_per_step else basis.basis
+    here = basis.at_steps(slice(piece.start, piece.stop)) if basis.is_per_step else basis
     share = 1.0 if schedule is None else shares(schedule, trips)[piece.start]
     if isinstance(share, str):
         return None
-    rank = max(1, math.ceil(share * basis.rank - 1e-9))
-    return replace(basis, basis=values[..., :rank].contiguous())
+    return here.of_rank(rank_at(share, basis.rank))
+
+
+def rank_at(share: float, rank: int) -> int:
+    """Columns that a share of the rank has, at least one.
+
+    >>> rank_at(0.5, 7)
+    4
+    """
+    return max(1, math.ceil(share * rank - 1e-9))

@@ -45,10 +45,9 @@ def describe_program(
     ranked = {site.key: site for site in program.sites}
     total = _forward_flops(program, exact=True)
     saved, saved_by_site = _saved(program, compile_copy) if compile_copy else (None, {})
-    sites = tuple(
-        _site_report(ranked.get(p.site.key, p.site), steps.get(p.site.key, ()), spectra, program.options, total)
-        for p in placed
-    )
+    # The pieces of a loop that a schedule split have sites of their own.
+    shown = program.sites if program.unsplit else [ranked.get(p.site.key, p.site) for p in placed]
+    sites = tuple(_site_report(s, steps.get(s.key, ()), spectra, program.options, total) for s in shown)
     sites = tuple(replace(s, left_exact=program.left_exact.get(s.site.key)) for s in sites)
     return Report(
         model=type(program.model).__name__,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from laser_fx.loops import Loop
+from laser_fx.loops import Loop, Site
 from laser_fx.reporting import format as fmt
 from laser_fx.reporting.parts import ENERGIES, SiteReport
 from laser_fx.reporting.series import Stretch, level, levels, shortened
@@ -140,7 +140,7 @@ def _ran(report: Report) -> bool:
 
 def _row(report: SiteReport) -> tuple[RenderableType, ...]:
     site = report.site
-    place = f"\n  {site.loop}, {site.rows} × {site.features} → {site.outputs}"
+    place = f"\n  {site.loop}, {site.rows} × {site.features} → {site.outputs}{_estimated(site)}"
     return (
         Text.assemble(site.name, (place, "dim")),
         str(site.steps),
@@ -149,6 +149,11 @@ def _row(report: SiteReport) -> tuple[RenderableType, ...]:
         fmt.percent(report.flops_share),
         fmt.percent(report.saved_share),
     )
+
+
+def _estimated(site: Site) -> str:
+    """Only of an activation is it measured what a basis keeps."""
+    return "" if site.objective in (None, "activation") else f"; {site.objective}, fidelity estimated"
 
 
 def _steps(report: SiteReport, threshold: float) -> tuple[RenderableType, ...]:

@@ -61,6 +61,13 @@ def orthonormal(*shape: int, seed: int = 0) -> Tensor:
     return torch.stack(parts).reshape(shape)
 
 
+def weighed(basis: Tensor) -> SiteBasis:
+    """A basis and its dual, after outputs were weighed one by one."""
+    weights = torch.linspace(0.5, 2.0, basis.shape[-2])[:, None]
+    probes = weights * subspace.sketch(basis.shape[-2], 8, "probes")
+    return SiteBasis("answer", weights * basis, basis / weights, probes.expand(*basis.shape[:-2], *probes.shape))
+
+
 def calibration(model: nn.Module, objective: Objective, rank: int | None, *, per_step: bool) -> Calibration:
     """Bases of random directions; ``None`` for all of them."""
     program = exact(model, puzzles()).program
@@ -69,7 +76,7 @@ def calibration(model: nn.Module, objective: Objective, rank: int | None, *, per
         rows = site.features if objective == "activation" else site.outputs
         trips = program.nest.trips_around(site.loop) if per_step else ()
         basis = orthonormal(*trips, rows, min(rank or rows, rows), seed=100 * seed)
-        bases[site.key] = SiteBasis(objective, basis)
+        bases[site.key] = weighed(basis) if objective == "answer" else SiteBasis(objective, basis)
     return Calibration(bases, "agreement", 1.0, 1.0, 1.0, (0.0, 1.0), 1, ())
 
 
@@ -90,7 +97,7 @@ def stats(module: Any) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("objective", ["activation", "output"])
+@pytest.mark.parametrize("objective", ["activation", "output", "answer"])
 @pytest.mark.parametrize("schedule", [None, (1.0, "exact")])
 def test_full_bases_of_every_step_are_the_linears(objective: Objective, schedule: Any) -> None:
     model = solve(3)
@@ -111,7 +118,11 @@ def by_hand(model: Nested, found: Calibration) -> Tensor:
             calls[name] += 1
             basis = found.bases[f"{'loop_0_0' if name == 'mix' else 'loop_0_0_0'}:{name}"]
             q, w = basis.basis[at] if basis.is_per_step else basis.basis, linear.weight
-            left = w @ q @ q.mT if basis.objective == "activation" else q @ (q.mT @ w)
+            if basis.dual is not None:
+                dual = basis.dual[at] if basis.is_per_step else basis.dual
+                left = dual @ (q.mT @ w)
+            else:
+                left = w @ q @ q.mT if basis.objective == "activation" else q @ (q.mT @ w)
             return nn.functional.linear(arguments[0], left, linear.bias)
 
         return lowered
@@ -126,7 +137,7 @@ def by_hand(model: Nested, found: Calibration) -> Tensor:
     return found_answers
 
 
-@pytest.mark.parametrize("objective", ["activation", "output"])
+@pytest.mark.parametrize("objective", ["activation", "output", "answer"])
 @pytest.mark.parametrize("per_step", [False, True])
 def test_every_step_computes_through_its_own_basis(objective: Objective, per_step: bool) -> None:
     model = solve(3)
@@ -136,9 +147,9 @@ def test_every_step_computes_through_its_own_basis(objective: Objective, per_ste
 
 
 def test_a_longer_call_clamps_the_outermost_step_and_a_shorter_one_uses_the_first() -> None:
-    found = calibration(solve(3), "output", 6, per_step=True)
+    found = calibration(solve(3), "answer", 6, per_step=True)
     for steps in (2, 5):
-        bases = {k: replace(b, basis=b.basis[[min(t, 2) for t in range(steps)]]) for k, b in found.bases.items()}
+        bases = {k: b.at_steps(torch.tensor([min(t, 2) for t in range(steps)])) for k, b in found.bases.items()}
         expected = by_hand(solve(steps), replace(found, bases=bases))
         torch.testing.assert_close(answers(compiled(solve(steps), found)), expected, rtol=1e-4, atol=1e-4)
 
@@ -153,7 +164,7 @@ def test_bases_of_other_inner_loops_are_refused() -> None:
         compiled(model, found, "frozen")
 
 
-@pytest.mark.parametrize(("objective", "per_step"), [("activation", False), ("output", True)])
+@pytest.mark.parametrize(("objective", "per_step"), [("activation", False), ("answer", True)])
 def test_a_rolled_file_answers_and_measures_as_the_program(
     objective: Objective, per_step: bool, tmp_path: Path
 ) -> None:

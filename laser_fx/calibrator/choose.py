@@ -1,0 +1,92 @@
+"""The cheapest setting that can be believed, among the families that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laser_fx.calibration import Calibration, Objective
+from laser_fx.calibrator.directions import OBJECTIVES
+from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, check_examples
+from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
+from laser_fx.compiled import CompiledModel
+from laser_fx.errors import InputError
+from laser_fx.options import Options
+from laser_fx.passes.rank_schedule import Schedule
+from laser_fx.program import Program
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    model: nn.Module,
+    data: Iterable[Any],
+    target: Target,
+    tolerance: float,
+    answers: Iterable[Tensor] | None,
+    *,
+    basis: BasisKind = "frozen",
+    objectives: Sequence[Objective] = OBJECTIVES,
+    rank_schedules: Sequence[Schedule] = (),
+    exact_sites: Left = (),
+) -> Calibration:
+    """See `laser_fx.compiler.calibrate`."""
+    batches = batches_of(data, answers, target, tolerance)
+    was_training = model.training
+    model.eval()
+    try:
+        search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites)
+        selected = search.splits.selected
+        check_examples(len(search.exact(selected)), [search.wanted(batch) for batch in batches], tolerance)
+        return search.report(_best(search, tolerance, basis, objectives, rank_schedules))
+    finally:
+        model.train(was_training)
+
+
+def _program(model: nn.Module, batch: Example) -> Program:
+    compiled = CompiledModel(model, Options.exact(measure=False))
+    with torch.no_grad():
+        compiled(*batch[0])
+    if not compiled.sites:
+        raise InputError(
+            "the model has no site: no linear is repeated in a loop",
+            where="calibrate(model)",
+            fix="nothing to calibrate",
+        )
+    return compiled.program
+
+
+def _best(
+    search: Search,
+    tolerance: float,
+    basis: BasisKind,
+    objectives: Sequence[Objective],
+    schedules: Sequence[Schedule],
+) -> Setting | None:
+    """The cheapest setting that passes, among the best of every family; None where exact is all that passes."""
+    found = [search.cheapest(family, tolerance) for family in _families(basis, objectives)]
+    ranked = sorted((setting for setting in found if setting), key=lambda setting: setting.flops_share)
+    if ranked and schedules:
+        scheduled = (replace(ranked[0].family, schedule=tuple(schedule)) for schedule in schedules)
+        others = [search.cheapest(family, tolerance) for family in scheduled]
+        ranked = sorted((*ranked, *filter(None, others)), key=lambda setting: setting.flops_share)
+    best: Setting | None = None
+    for setting in ranked:
+        if best is None or setting.flops_share < best.flops_share:
+            passed = search.passed(setting, tolerance)
+            if passed is not None and (best is None or passed.flops_share < best.flops_share):
+                best = passed
+    return best
+
+
+def _families(basis: BasisKind, objectives: Sequence[Objective]) -> Iterator[Family]:
+    kinds: tuple[BasisKind, ...] = ("frozen",) if basis == "frozen" else ("frozen", "per_step")
+    for kind in kinds:
+        for objective in objectives:
+            yield Family((objective,), kind)
+        if {"activation", "output"} <= set(objectives):
+            yield Family(("activation", "output"), kind)
