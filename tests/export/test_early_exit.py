@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from laser_fx.errors import ExportError, InputError, OptionError, VerificationError
-from laser_fx.export import OnnxFile, OnnxModel, to_onnx, verify_exported, write_reference
+from laser_fx.export import OnnxFile, OnnxModel, serve_config, to_onnx, verify_exported, write_reference
 from tests.export.conftest import MAKERS, HandMade
 from tests.export.files import operators
 from tests.export.halting_programs import halting, inputs_for
@@ -251,3 +251,13 @@ def test_a_reference_that_halted_elsewhere_is_told(written: Written, tmp_path: P
     with pytest.raises(VerificationError, match=r"halts after 4 steps, not 5") as caught:
         verify_exported(written("batch").path, kept)
     assert "the reference" in str(caught.value)
+
+
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_a_file_is_served_with_its_own_threshold(written: Written, per: str, tmp_path: Path) -> None:
+    served = serve_config(written(per).path, tmp_path / "models", name="m", max_batch=8)
+    notes = "\n".join(served.notes)
+    assert "depth, halt_above: no inputs in Triton" in notes
+    assert "steps_taken: not served" in notes
+    assert ("slowest request" in notes) == (per == "batch")
+    assert "steps_taken" not in (served.path / "config.pbtxt").read_text()

@@ -145,3 +145,29 @@ def test_a_graph_needs_exactly_one_outermost_loop(make: Make) -> None:
     flat = build(make("one_loop"), "unrolled", depth_inputs=False, opset=20)[0].graph
     with pytest.raises(ExportError, match="no loop"):
         outermost_loop(flat)
+
+
+@pytest.mark.parametrize("reads_the_loop", [True, False])
+def test_a_branch_may_be_read_but_not_copied(reads_the_loop: bool) -> None:
+    graph = built(halting())
+    loop, head = outermost_loop(graph), output_of(graph, "halt_logits")
+    read = loop.outputs[1] if reads_the_loop else next(v for v in graph.inputs if v.name == "speed")
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        node = ir.node("Neg", [read], name=name)
+        node.outputs[0].name = name
+        branches[name] = ir.Graph([], node.outputs, nodes=[node], name=name)
+    yes = ir.node("Constant", [], {"value": ir.tensor(np.array(True))}, name="yes")
+    branch = ir.node("If", [yes.outputs[0]], branches, name="branch")
+    both = ir.node("Add", [head, branch.outputs[0]], name="both")
+    for node in (yes, branch, both):
+        node.outputs[0].name = f"{node.name}_value"
+    both.outputs[0].type, both.outputs[0].shape = head.type, head.shape
+    graph.extend([yes, branch, both])
+    graph.outputs.append(both.outputs[0])
+    if reads_the_loop:
+        with pytest.raises(ExportError, match="passes through If"):
+            halting_in_body(graph, loop, both.outputs[0])
+    else:
+        done = halting_in_body(graph, loop, both.outputs[0])
+        assert branch.outputs[0] in done.producer().inputs[0].producer().inputs
