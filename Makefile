@@ -2,6 +2,8 @@
 # On a machine with a GPU: make demo EXTRAS=gpu,dev,report TORCH=torch
 PYTHON ?= python3
 EXTRAS ?= cpu,dev,report
+# Processes that run the tests; auto: one for each core.
+JOBS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ demo: $(STAMP) ## compile the models of the zoo, export them, write laser-demo/
 	$(BIN)/laser-fx demo
 
 test: $(STAMP) ## run the tests and the examples in docstrings
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 fuzz: $(STAMP) ## run 10,000 random loop nests; a failing one leaves a script in .fuzz/
 	$(BIN)/python -m tests.fuzz.run --cases 10000 --json benchmarks/results/fuzz.json
