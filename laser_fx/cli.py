@@ -23,7 +23,7 @@ from torch import nn
 
 import laser_fx
 from laser_fx.errors import InputError, LaserError, VerificationError
-from laser_fx.export import FileCheck, serve_config, verify_exported, write_reference
+from laser_fx.export import FileCheck, StatePairs, serve_config, verify_exported, write_reference
 from laser_fx.files import check_target
 from laser_fx.options import Options
 
@@ -50,6 +50,7 @@ class Form(StrEnum):
 
     ROLLED = "rolled"
     FUNCTIONS = "functions"
+    STEP = "step"
     UNROLLED = "unrolled"
 
 
@@ -91,7 +92,8 @@ def export(
     factory: Factory,
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
     form: Annotated[
-        Form, typer.Option(help="Loops as ONNX Loop, as calls of functions, or written out.")
+        Form,
+        typer.Option(help="Loops as ONNX Loop, as calls of functions, as one step, or written out."),
     ] = Form.ROLLED,
     fidelity: Annotated[float | None, typer.Option(help="No step uses a basis that measures below it.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Change no number: no low rank.")] = False,
@@ -105,6 +107,13 @@ def export(
         HaltPer, typer.Option(help="All answer as of one step, or each row of its own.")
     ] = HaltPer.BATCH,
     halt_above: Annotated[float, typer.Option(help="The logit above which an example is done.")] = 0.0,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=OUTPUT",
+            help="With --form step, for a model whose call is one step: what is carried, again for more; or auto.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as ONNX."""
@@ -113,7 +122,8 @@ def export(
         if reference is not None:
             check_target(reference, overwrite=overwrite)
         compiled = laser_fx.compile(model, example_inputs=inputs, options=_options(fidelity, exact))
-        compiled.to_onnx(out, form=form.value, overwrite=overwrite, **_halting(halt, halt_per, halt_above))
+        halting = _halting(halt, halt_per, halt_above)
+        compiled.to_onnx(out, form=form.value, overwrite=overwrite, state=_state(state or []), **halting)
         _note(f"wrote {out}")
         if reference is not None:
             _note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")
@@ -227,6 +237,15 @@ def _options(fidelity: float | None, exact: bool) -> Options:
     if exact:
         return Options.exact()
     return Options() if fidelity is None else Options(fidelity=fidelity)
+
+
+def _state(pairs: list[str]) -> StatePairs | None:
+    if pairs in ([], ["auto"]):
+        return "auto" if pairs else None
+    named = [pair.partition("=") for pair in pairs]
+    if bad := next((pair for pair, (_, is_pair, _) in zip(pairs, named, strict=True) if not is_pair), None):
+        raise InputError(f"--state {bad} is no pair", where="export", fix="write INPUT=OUTPUT, or auto by itself")
+    return {name: following for name, _, following in named}
 
 
 def _made(name: str) -> tuple[nn.Module, tuple[Any, ...]]:

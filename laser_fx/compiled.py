@@ -20,7 +20,7 @@ from laser_fx.alarms import Alarms
 from laser_fx.calibration import Calibration
 from laser_fx.call import Call, flatten_call
 from laser_fx.errors import InputError, NoLoopWarning, OptionError
-from laser_fx.export import OnnxFile, to_onnx
+from laser_fx.export import OnnxFile, StatePairs, to_onnx
 from laser_fx.fingerprint import Fingerprint, fingerprint
 from laser_fx.loops import LoopNest, Site
 from laser_fx.memory.plan import Plan, plan_of
@@ -137,7 +137,7 @@ class CompiledModel(StandIn):
         self,
         path: str | PathLike[str],
         *,
-        form: Literal["rolled", "functions", "unrolled"] = "rolled",
+        form: Literal["rolled", "functions", "step", "unrolled"] = "rolled",
         depth_inputs: bool = True,
         verify: bool = True,
         overwrite: bool = False,
@@ -146,6 +146,7 @@ class CompiledModel(StandIn):
         halt: str | None = None,
         halt_per: Literal["batch", "example"] = "batch",
         halt_above: float = 0.0,
+        state: StatePairs | None = None,
     ) -> OnnxFile:
         """Write the inference graph as ONNX; see `laser_fx.export.to_onnx`."""
         program = self._inference_program()
@@ -161,6 +162,7 @@ class CompiledModel(StandIn):
             halt=halt,
             halt_per=halt_per,
             halt_above=halt_above,
+            state=state,
         )
 
     def with_options(self, options: Options) -> CompiledModel:

@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from laser_fx.errors import InputError
 
-__all__ = ["as_ort_value", "as_tensor", "run_bound", "run_shared"]
+__all__ = ["as_ort_value", "as_tensor", "run_bound"]
 
 
 class _Bool:
@@ -57,19 +57,6 @@ def run_bound(
         torch.cuda.current_stream(device).synchronize()  # ONNX Runtime has a stream of its own
     session.run_with_iobinding(binding, options)
     return [as_tensor(value) for value in binding.get_outputs()]
-
-
-def run_shared(session: Any, feed: Mapping[str, Any], outputs: Sequence[str], *, as_tensors: bool) -> list[Any]:
-    """Run a session on the CPU, with numpy arrays over the memory of tensors: nothing is copied, and DLPack is slower.
-
-    Args:
-        feed: CPU tensors or numpy arrays by input name, of dtypes that numpy has.
-        outputs: value names, in the order of the result.
-        as_tensors: whether the results are tensors; else arrays.
-    """
-    arrays = {name: value.detach().numpy() if isinstance(value, Tensor) else value for name, value in feed.items()}
-    answers: list[Any] = session.run(outputs, arrays)
-    return [torch.from_numpy(answer) for answer in answers] if as_tensors else answers
 
 
 def as_ort_value(runtime: Any, value: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from laser_fx.errors import InputError, OptionError
 from laser_fx.export.bind import as_ort_value, run_bound
 from laser_fx.export.graphs import nodes
-from laser_fx.export.providers import CUDA, Provider, name_of
+from laser_fx.export.providers import CUDA, CUDA_GRAPH, Provider, name_of
 
 __all__ = ["CudaGraphs", "check_branch_free", "with_cuda_graph"]
 
@@ -55,8 +55,7 @@ def with_cuda_graph(providers: Sequence[Provider] | None) -> list[Provider]:
     if CUDA not in map(name_of, asked):
         raise OptionError("cuda_graph needs CUDA", where="providers", fix=f"pass providers=[{CUDA!r}], or None")
     return [
-        (CUDA, {**({} if isinstance(p, str) else p[1]), "enable_cuda_graph": "1"}) if name_of(p) == CUDA else p
-        for p in asked
+        (CUDA, {**({} if isinstance(p, str) else p[1]), CUDA_GRAPH: "1"}) if name_of(p) == CUDA else p for p in asked
     ]
 
 

@@ -24,7 +24,7 @@ from laser_fx.export.straight import loop_of, results_of
 from laser_fx.export.writer import Writer
 from laser_fx.rolled import RolledLoop
 
-__all__ = ["HaltPer", "Halting", "leave_early"]
+__all__ = ["HaltPer", "Halting", "free_name", "halting_value", "leave_early"]
 
 HaltPer = Literal["batch", "example"]
 
@@ -64,12 +64,10 @@ def leave_early(graph: ir.Graph, module: fx.GraphModule, metadata: FileMetadata,
         ExportError: the loop cannot be left early; names the value that is in the way.
     """
     output = _output(graph, metadata, asked)
+    call, rolled = _call(module, outermost_loop(graph))
+    done, above, least = halting_value(graph, metadata, asked)
     loop = outermost_loop(graph)
-    call, rolled = _call(module, loop)
-    taken = {str(value.name) for value in (*graph.inputs, *graph.outputs)}
-    above, steps_name = _threshold(graph, asked, taken), _free("steps_taken", taken)
-    least = least_steps(loop)
-    done = halting_in_body(graph, loop, output, above)
+    steps_name = free_name("steps_taken", {str(value.name) for value in (*graph.inputs, *graph.outputs)})
     write = Writer(graph, body_of(loop), f"{loop.name}/halting/")
     if asked.per == "batch":
         _refuse_fixed_stacks(loop, rolled)
@@ -86,6 +84,26 @@ def leave_early(graph: ir.Graph, module: fx.GraphModule, metadata: FileMetadata,
     return dataclasses.replace(metadata, halt=halt)
 
 
+def halting_value(graph: ir.Graph, metadata: FileMetadata, asked: Halting) -> tuple[ir.Value, ir.Value, int]:
+    """What says in the body of the outermost loop which examples are done after a step.
+
+    Args:
+        graph: the main graph, its outputs named; it gains an optional input, the logit above which one is done.
+        metadata: what the file says about itself.
+        asked: what halts, and how.
+
+    Returns:
+        (batch,) bool in the body; the new input; and the steps that run in any case.
+
+    Raises:
+        OptionError, ExportError: see `leave_early`.
+    """
+    output, loop = _output(graph, metadata, asked), outermost_loop(graph)
+    above = _threshold(graph, asked, {str(value.name) for value in (*graph.inputs, *graph.outputs)})
+    least = least_steps(loop)
+    return halting_in_body(graph, loop, output, above), above, least
+
+
 def _output(graph: ir.Graph, metadata: FileMetadata, asked: Halting) -> ir.Value:
     names = dict(metadata.outputs)
     if asked.output not in names:
@@ -100,7 +118,7 @@ def _call(module: fx.GraphModule, loop: ir.Node) -> tuple[fx.Node, RolledLoop]:
 
 
 def _threshold(graph: ir.Graph, asked: Halting, taken: set[str]) -> ir.Value:
-    name = _free("halt_above", taken)
+    name = free_name("halt_above", taken)
     tensor = ir.tensor(np.array(asked.above, np.float32), name=name)
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([]), const_value=tensor)
     graph.inputs.append(value)
@@ -108,7 +126,8 @@ def _threshold(graph: ir.Graph, asked: Halting, taken: set[str]) -> ir.Value:
     return value
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
+    """A name that is not taken; from then on it is."""
     while name in taken:
         name = f"laser.{name}"
     taken.add(name)

@@ -13,6 +13,8 @@ from laser_fx.errors import OnnxFileError
 from laser_fx.export import schema
 from laser_fx.export.bounded_json import read_json
 from laser_fx.export.data_file import DataFile
+from laser_fx.export.step_plan import StepPlan
+from laser_fx.export.step_schema import check_step
 
 __all__ = ["FORMAT_VERSION", "PRODUCER", "Depth", "FileMetadata", "Halt", "package_version"]
 
@@ -64,7 +66,7 @@ class FileMetadata:
     """All that a file says about itself.
 
     Args:
-        form: ``"rolled"``, ``"functions"`` or ``"unrolled"``.
+        form: ``"rolled"``, ``"functions"``, ``"step"`` or ``"unrolled"``.
         inputs: names of the user's inputs, in order.
         outputs: readable name and value name of the model's outputs, in order.
         records: site key and value name of the statistics, in order.
@@ -78,6 +80,7 @@ class FileMetadata:
         input_tree: arguments and keyword arguments as `laser_fx.trees.plain_tree`, tensors by ``inputs``.
         output_tree: what the model returns, tensors by their readable names.
         halt: when the outermost loop ends before its depth, ``None`` where it does not.
+        step: how the parts of the ``step`` form play together, ``None`` in any other form.
     """
 
     form: str
@@ -94,6 +97,7 @@ class FileMetadata:
     input_tree: Any = dataclasses.field(default_factory=list)
     output_tree: Any = dataclasses.field(default_factory=list)
     halt: Halt | None = None
+    step: StepPlan | None = None
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -118,6 +122,7 @@ class FileMetadata:
         try:
             read = {f.name: read_json(properties[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
             schema.check(read)
+            check_step(read)
         except KeyError as error:
             raise OnnxFileError(f"the file's metadata lacks {error}", where=where, fix="export it again") from error
         except ValueError as error:
@@ -139,6 +144,7 @@ class FileMetadata:
             input_tree=read["input_tree"],
             output_tree=read["output_tree"],
             halt=None if read["halt"] is None else Halt(**read["halt"]),
+            step=None if read["step"] is None else StepPlan.from_json(read["step"]),
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,9 @@ from laser_fx.export.data_file import check_data
 from laser_fx.export.external_data import check_external_data
 from laser_fx.export.graphs import nodes, tensors
 from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.step_agreement import check_parts
+from laser_fx.export.step_plan import STEP, Part, graph_parts
+from laser_fx.export.step_reading import beside, check_digest, check_weights
 
 __all__ = ["ModelFile", "data_of", "read_model_file"]
 
@@ -34,6 +38,7 @@ class ModelFile:
         model: its graph; external data is not in it.
         metadata: what it says about itself.
         checked: whether it bears a checksum, which then is right.
+        parts: graphs in the files beside it that belong to it, by role.
     """
 
     path: Path
@@ -41,6 +46,7 @@ class ModelFile:
     model: onnx.ModelProto
     metadata: FileMetadata
     checked: bool
+    parts: Mapping[str, ModelFile] = field(default_factory=dict)
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -48,10 +54,10 @@ def read_model_file(path: Path) -> ModelFile:
 
     Raises:
         OnnxFileError: it is missing, damaged, cut off, foreign or of another format; its metadata does not fit its
-            graph; an operator is not from ONNX; external data would be read outside its folder.
+            graph; an operator is not from ONNX; external data would be read outside its folder; a part of it is
+            missing, or that of another export.
     """
-    content = _content(path)
-    model = _parsed(content, path)
+    content, model = _read(path)
     metadata = FileMetadata.from_properties(_properties(model, path), str(path))
     checked = has_checksum(model)
     if checked and not is_unchanged(content):
@@ -60,12 +66,35 @@ def read_model_file(path: Path) -> ModelFile:
             where=str(path),
             fix="copy it again, or export it again; a file that was edited on purpose has to lose its checksum",
         )
-    _check_operators(model, path)
-    check_external_data(tensors(model), path.parent, str(path))
+    _check_graph(model, path)
     if metadata.data is not None:
         check_data(metadata.data, model, path)
-    check_agreement(metadata, model, str(path))
-    return ModelFile(path, content, model, metadata, checked)
+    if metadata.step is None:
+        check_agreement(metadata, model, str(path))
+        return ModelFile(path, content, model, metadata, checked)
+    parts = {part.role: _part(path, part, metadata) for part in graph_parts(metadata.step)}
+    models = {STEP: model, **{role: part.model for role, part in parts.items()}}
+    check_weights(path, metadata.step, list(models.values()))
+    check_parts(metadata, models, str(path))
+    return ModelFile(path, content, model, metadata, checked, parts)
+
+
+def _part(main: Path, part: Part, metadata: FileMetadata) -> ModelFile:
+    path = beside(main, part)
+    content, model = _read(path)
+    check_digest(part, content, path)
+    _check_graph(model, path)
+    return ModelFile(path, content, model, metadata, checked=True)
+
+
+def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
+    content = _content(path)
+    return content, _parsed(content, path)
+
+
+def _check_graph(model: onnx.ModelProto, path: Path) -> None:
+    _check_operators(model, path)
+    check_external_data(tensors(model), path.parent, str(path))
 
 
 def data_of(path: Path) -> Path | None:

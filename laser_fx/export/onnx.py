@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import onnx
 import onnx_ir as ir
@@ -21,7 +21,11 @@ from laser_fx.export.early_exit import Halting, HaltPer
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import data_of
 from laser_fx.export.refused import refused_graph
+from laser_fx.export.schema import FORMS
 from laser_fx.export.source import Exportable
+from laser_fx.export.step_build import BuiltStep, build_step
+from laser_fx.export.step_states import StatePairs
+from laser_fx.export.step_write import write_step
 from laser_fx.export.verify import Verification, verify_file
 from laser_fx.files import check_target, replacing
 
@@ -41,8 +45,9 @@ class OnnxFile:
         path: where it is.
         bytes: its size, with the weights that are in a file beside it.
         nodes: how many nodes it has, those inside loops counted once.
-        form: ``"rolled"``, ``"functions"`` or ``"unrolled"``.
+        form: ``"rolled"``, ``"functions"``, ``"step"`` or ``"unrolled"``.
         verification: what was compared with the program, ``None`` where the caller asked for no check.
+        parts: the files beside it that belong to it: those of ``"step"``.
     """
 
     path: Path
@@ -50,13 +55,14 @@ class OnnxFile:
     nodes: int
     form: str
     verification: Verification | None
+    parts: tuple[Path, ...] = ()
 
 
 def to_onnx(
     program: Exportable,
     path: str | os.PathLike[str],
     *,
-    form: Form = "rolled",
+    form: Form | Literal["step"] = "rolled",
     depth_inputs: bool = True,
     verify: bool = True,
     overwrite: bool = False,
@@ -65,6 +71,7 @@ def to_onnx(
     halt: str | None = None,
     halt_per: HaltPer = "batch",
     halt_above: float = 0.0,
+    state: StatePairs | None = None,
 ) -> OnnxFile:
     """Write a program as ONNX, checked against the program itself before the file appears.
 
@@ -87,11 +94,13 @@ def to_onnx(
             names with its SHA-256; ``None``: where they are more than a gigabyte.
         halt: an output (batch,) of the model that says when an example is done, by its readable name: logits, done
             where they are more than ``halt_above``, or truth values. The outermost loop then ends early: at least one
-            step runs, and at most as many as the depth says. For the rolled form.
+            step runs, and at most as many as the depth says. For the forms rolled and step.
         halt_per: ``"batch"`` ends when all examples are done, and all answer as of that step; with ``"example"`` each
             row stands still once it is done, and answers as of its own step, whatever else is in the batch. That is
             right where the model computes rows by themselves, which verification looks at and cannot prove.
         halt_above: the logit above which an example is done, where a call says no other.
+        state: with ``"step"``, for a model whose call is one step itself: which output, by name, is the next step's
+            value of which input, ``{"carry.z": "0.z"}``; ``"auto"``: where an argument has the leaves of a result.
 
     Raises:
         OutputPathError: the file cannot be written there.
@@ -103,11 +112,20 @@ def to_onnx(
     """
     target = Path(path)
     check_target(target, overwrite=overwrite)
-    if form not in get_args(Form):
-        raise OptionError(f"form is {form!r}", where="to_onnx", fix=f"choose one of {', '.join(get_args(Form))}")
+    if form not in FORMS:
+        raise OptionError(f"form is {form!r}", where="to_onnx", fix=f"choose one of {', '.join(FORMS)}")
+    if state is not None and form != "step":
+        raise OptionError("state belongs to form='step'", where="to_onnx", fix="leave it out")
     if opset < _LEAST_OPSET:
         raise OptionError(f"opset is {opset}", where="to_onnx", fix=f"choose {_LEAST_OPSET} or later")
     halting = _halting(form, halt, halt_per, halt_above)
+    if form == "step":
+        built = build_step(program, depth_inputs=depth_inputs, opset=opset, state=state, halt=halting)
+        apart = _weigh(built) > _GIGABYTE if external_data is None else external_data
+        step = write_step(
+            program, built, target, check=_checked_bytes, verify=verify, overwrite=overwrite, external_data=apart
+        )
+        return OnnxFile(target, step.bytes, step.nodes, form, step.verification, step.parts)
     model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset, halt=halting)
     nodes = sum(1 for _ in model.graph.all_nodes())
     apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
@@ -143,9 +161,13 @@ def _halting(form: str, output: str | None, per: str, above: float) -> Halting |
         if (per, above) != ("batch", 0.0):
             raise OptionError("nothing halts", where="halt_per, halt_above", fix="name an output: halt='q_halt_logits'")
         return None
-    if form != "rolled":
-        raise OptionError(f"the form {form!r} reads no condition", where="halt", fix="choose form='rolled'")
+    if form not in ("rolled", "step"):
+        raise OptionError(f"the form {form!r} reads no condition", where="halt", fix="choose form='rolled' or 'step'")
     return Halting(output, "example" if per == "example" else "batch", float(above))
+
+
+def _weigh(built: BuiltStep) -> int:
+    return max(weight_bytes(model) for model in built.models.values())
 
 
 def _checked_bytes(model: ir.Model) -> bytes:

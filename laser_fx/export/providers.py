@@ -12,9 +12,20 @@ from typing import Any, TypeAlias
 
 from laser_fx.errors import OptionError
 
-__all__ = ["CPU", "CUDA", "Provider", "absent", "name_of", "wanted_providers", "why_not_loaded"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "CUDA_GRAPH",
+    "Provider",
+    "absent",
+    "name_of",
+    "wanted_providers",
+    "why_not_loaded",
+    "without_cuda_graph",
+]
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CUDA_GRAPH = "enable_cuda_graph"
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """A provider's name, or its name and its options."""
 
@@ -25,6 +36,13 @@ _LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cu
 def name_of(provider: Provider) -> str:
     """The name alone."""
     return provider if isinstance(provider, str) else provider[0]
+
+
+def without_cuda_graph(providers: Sequence[Provider] | None) -> Sequence[Provider] | None:
+    """The same providers, none of them told to capture."""
+    if providers is None:
+        return None
+    return [p if isinstance(p, str) else (p[0], {k: v for k, v in p[1].items() if k != CUDA_GRAPH}) for p in providers]
 
 
 def wanted_providers(runtime: Any, asked: Sequence[Provider] | None) -> list[Provider]:

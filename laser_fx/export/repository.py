@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from laser_fx.errors import InputError, OptionError, OutputPathError
+from laser_fx.errors import ExportError, InputError, OptionError, OutputPathError
 from laser_fx.export.checksum import KEY, with_checksum
 from laser_fx.export.external_data import external_files
 from laser_fx.export.graphs import tensors
@@ -75,12 +75,18 @@ def serve_config(
         OnnxFileError: the file is missing, damaged, tampered with or foreign.
         OptionError: a name, a number of rows, a delay, a depth or a fidelity out of its range.
         InputError: a depth or a fidelity that the file does not take.
-        ExportError: an input that Triton cannot be given.
+        ExportError: an input that Triton cannot be given, or a file of the form ``step``.
         OutputPathError: the repository cannot be written. What was there is left as it was.
     """
     name = Path(file).stem if name is None else name
     _check(name, max_batch, queue_delay_us)
     read = read_model_file(Path(file))
+    if read.metadata.step is not None:
+        raise ExportError(
+            "the file is one step, which a host repeats: Triton's ONNX Runtime backend has no such host",
+            where=str(file),
+            fix="export the model with form='rolled', or run the file with laser_fx.export.OnnxModel",
+        )
     content, metadata = _with_defaults(read, depth, fidelity)
     config = serve_config_of(name, metadata, read.model.graph, max_batch=max_batch, queue_delay_us=queue_delay_us)
     with _new_folder(Path(out), name, overwrite=overwrite) as folder:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,15 +18,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from laser_fx.errors import InputError, NonFiniteError, OptionError
-from laser_fx.export.bind import run_bound, run_shared
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
 from laser_fx.export.halting_feed import halting_feed
+from laser_fx.export.host_loop import HostLoop, StreamedStep
 from laser_fx.export.metadata import Depth
 from laser_fx.export.model_file import read_model_file
+from laser_fx.export.placement import Placement, placed
 from laser_fx.export.providers import CUDA, Provider
 from laser_fx.export.reference import made_inputs
 from laser_fx.export.schema import MAX_TRIPS
 from laser_fx.export.session import onnxruntime, open_file
+from laser_fx.export.step_plan import STEP
 from laser_fx.trees import fill
 
 __all__ = ["OnnxModel"]
@@ -84,7 +87,8 @@ class OnnxModel:
         self.providers, self.why_not = opened.providers, dict(opened.why_not)
         self._runtime = onnxruntime()
         self._session: Any = opened.session
-        self._graphs = CudaGraphs(self._runtime, opened.session) if cuda_graph else None
+        captured = opened.session.sessions[STEP] if isinstance(opened.session, HostLoop) else opened.session
+        self._graphs = CudaGraphs(self._runtime, captured) if cuda_graph else None
         self._expected = {expected.name: expected for expected in opened.session.get_inputs()}
         known = [value.type for value in (*opened.session.get_inputs(), *opened.session.get_outputs())]
         self._numpy_has_all = "tensor(bfloat16)" not in known
@@ -115,7 +119,7 @@ class OnnxModel:
     def steps_taken(self) -> Any:
         """Steps of this thread's last call, int64: 0-d, or (batch,) in a file that halts per example.
 
-        ``None`` before a call, and for files that were exported without ``halt``.
+        ``None`` before a call, and for files that were exported without ``halt`` in another form than ``step``.
         """
         return getattr(self._last, "steps_taken", None)
 
@@ -186,31 +190,99 @@ class OnnxModel:
             OptionError: a depth, a fidelity or a logit out of its range.
             NonFiniteError: NaN in an input that lies on the CPU; looking at one on the GPU would stop it.
         """
-        session, graphs = self._session, self._graphs
-        if session is None:
-            raise InputError("the model is closed", where=str(self.path), fix="open the file again")
-        values = self._match(inputs, named)
-        self._check(values)
-        feed = values | self._depths(depth) | self._fidelity(fidelity) | halting_feed(self.metadata, halt)
+        session, graphs = self._opened()
+        feed = self._feed(inputs, named, depth, fidelity, halt)
         results = self._run(session, graphs, feed)
         count = len(self.metadata.outputs)
         self._last.stats = {key: a for (key, _), a in zip(self.metadata.records, results[count:], strict=False)}
-        self._last.steps_taken = None if self.metadata.halt is None else results[-1]
+        self._last.steps_taken = self._steps(session) if self.metadata.halt is None else results[-1]
         return {name: answer for (name, _), answer in zip(self.metadata.outputs, results[:count], strict=True)}
+
+    def stream(
+        self,
+        *inputs: Any,
+        depth: int | Mapping[str, int] | None = None,
+        fidelity: float | None = None,
+        halt: bool | float | None = None,
+        **named: Any,
+    ) -> Iterator[StreamedStep]:
+        """Run a file of the form ``step``, and answer after every step.
+
+        Args:
+            inputs, depth, fidelity, halt, named: as for a call.
+
+        Returns:
+            An iterator over the steps from the first one on at which every output exists; leave it, and no further
+            step is taken.
+
+        Raises:
+            OptionError: a file of another form; and all that a call raises.
+        """
+        session, graphs = self._opened()
+        if not isinstance(session, HostLoop):
+            raise OptionError(
+                f"the file has the form {self.metadata.form!r}: it gives no answers between its steps",
+                where=str(self.path),
+                fix="export it with form='step'",
+            )
+        placement = self._placed(self._feed(inputs, named, depth, fidelity, halt))
+        return self._streamed(session.stream(placement, self._runtime, graphs))
+
+    def _streamed(self, steps: Iterator[StreamedStep]) -> Iterator[StreamedStep]:
+        while True:
+            with self._told():
+                step = next(steps, None)
+            if step is None:
+                return
+            self._last.steps_taken = np.array(step.number, np.int64)
+            yield step
+
+    @property
+    def replays(self) -> int | None:
+        """How many of them ran again without bases, since they fell below the fidelity."""
+        return getattr(self._session, "replays", None)
+
+    @staticmethod
+    def _steps(session: Any) -> Any:
+        return np.array(session.steps_taken, np.int64) if isinstance(session, HostLoop) else None
+
+    def _opened(self) -> tuple[Any, CudaGraphs | None]:
+        session, graphs = self._session, self._graphs
+        if session is None:
+            raise InputError("the model is closed", where=str(self.path), fix="open the file again")
+        return session, graphs
+
+    def _feed(
+        self,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+        depth: int | Mapping[str, int] | None,
+        fidelity: float | None,
+        halt: bool | float | None,
+    ) -> dict[str, Any]:
+        values = self._match(inputs, named)
+        self._check(values)
+        return values | self._depths(depth) | self._fidelity(fidelity) | halting_feed(self.metadata, halt)
+
+    def _placed(self, feed: Mapping[str, Any]) -> Placement:
+        return placed(feed, self.providers, numpy_has_all=self._numpy_has_all)
 
     def _run(self, session: Any, graphs: CudaGraphs | None, feed: Mapping[str, Any]) -> Sequence[Any]:
         names = list(self.metadata.results)
-        tensors = [value for value in feed.values() if isinstance(value, Tensor)]
-        on_gpu = [tensor.device for tensor in tensors if tensor.is_cuda]
-        try:
+        with self._told():
+            placement = self._placed(feed)
+            if isinstance(session, HostLoop):
+                return session.run_placed(names, placement, self._runtime, graphs)
             if graphs is not None:
                 return graphs.run(feed, names)
-            if on_gpu and CUDA not in self.providers:
-                feed = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in feed.items()}
-                on_gpu = []
-            if not on_gpu and self._numpy_has_all:
-                return run_shared(session, feed, names, as_tensors=bool(tensors))
-            return run_bound(self._runtime, session, feed, names, on_gpu[0] if on_gpu else torch.device("cpu"))
+            results = placement.run(self._runtime, session, placement.feed, names, None)
+            return [placement.answer(value) for value in results]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What ONNX Runtime raises, as a sentence."""
+        try:
+            yield
         except (InputError, OptionError):
             raise
         except Exception as error:  # onnxruntime's own errors share no base but this
@@ -281,13 +353,15 @@ class OnnxModel:
             return {}
         if type(fidelity) not in (int, float) or not 0.0 < fidelity <= 1.0:
             raise OptionError(f"fidelity is {fidelity!r}", where="fidelity", fix="choose a number in (0, 1]")
-        if self.metadata.fidelity is None:
+        step = self.metadata.step
+        name = self.metadata.fidelity or (None if step is None else step.min_fidelity)
+        if name is None:
             raise InputError(
                 "the file tracks nothing: it has no fidelity",
                 where="fidelity",
                 fix="leave it out, or compile in low rank",
             )
-        return {self.metadata.fidelity: np.array(fidelity, np.float32)}
+        return {name: np.array(fidelity, np.float32)}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

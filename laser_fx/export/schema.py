@@ -12,7 +12,7 @@ from laser_fx.trees import CLASS, CONSTANT, TENSOR
 
 __all__ = ["FORMS", "HALT_PER", "MAX_TRIPS", "SchemaError", "check"]
 
-FORMS = ("rolled", "functions", "unrolled")
+FORMS = ("rolled", "functions", "step", "unrolled")
 HALT_PER = ("batch", "example")
 MAX_TRIPS = 1_000_000
 """The deepest that a loop may be asked to run."""

@@ -6,15 +6,24 @@ import importlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
 from laser_fx.errors import MissingDependencyError, OnnxFileError, OptionError
 from laser_fx.export.expanded import own_name, source_of
+from laser_fx.export.host_loop import HostLoop
 from laser_fx.export.model_file import ModelFile, read_model_file
-from laser_fx.export.providers import Provider, absent, name_of, wanted_providers, why_not_loaded
+from laser_fx.export.providers import (
+    Provider,
+    absent,
+    name_of,
+    wanted_providers,
+    why_not_loaded,
+    without_cuda_graph,
+)
+from laser_fx.export.step_plan import STEP
 
 __all__ = ["NoKernelError", "Opened", "onnxruntime", "open_file", "open_session"]
 
@@ -33,7 +42,7 @@ class Opened:
     """A session, and who runs it.
 
     Args:
-        session: an ``onnxruntime.InferenceSession``.
+        session: an ``onnxruntime.InferenceSession``; of the ``step`` form a `laser_fx.export.host_loop.HostLoop`.
         providers: the providers that take part, by preference.
         why_not: providers that do not, each with the reason.
     """
@@ -85,6 +94,15 @@ def open_file(
         OptionError: a provider that this build does not have, the only one asked for and it cannot be loaded, or an
             unknown session option.
     """
+    if file.metadata.step is None:
+        return _opened(file, providers, level, options)
+    step = _opened(file, providers, level, options)
+    graphless = without_cuda_graph(providers)
+    others = {role: _opened(part, graphless, level, options).session for role, part in file.parts.items()}
+    return replace(step, session=HostLoop(file.metadata, {STEP: step.session, **others}))
+
+
+def _opened(file: ModelFile, providers: Sequence[Provider] | None, level: str, options: Any) -> Opened:
     runtime = onnxruntime()
     wanted = wanted_providers(runtime, providers)
     settings = _settings(runtime, level, options)

@@ -19,7 +19,10 @@ from laser_fx.export.early_sizes import read_sizes_early
 from laser_fx.export.straight import cut, loop_of, results_of
 from laser_fx.rolled import RolledLoop
 
-__all__ = ["Stitcher", "shape_of", "value_like"]
+__all__ = ["SIZES", "Stitcher", "shape_of", "value_like"]
+
+SIZES = "laser_fx.sizes"
+"""Key of a value's ``meta``: its sizes as the program has them, where symbols of the whole program are told apart."""
 
 _DTYPES = {
     torch.float16: ir.DataType.FLOAT16,
@@ -77,6 +80,8 @@ class Stitcher:
             part = self._adopt(self._translate(level.straight), prefix)
             read_sizes_early(part, level.inputs)
             known |= zip(level.outputs, part.outputs, strict=True)
+            for node, value in zip(level.outputs, part.outputs, strict=True):
+                _mark(value, node.meta.get("val"))
         for node in level.opaque:
             nodes += self._opaque(node, known, prefix)
         if level.outputs:
@@ -150,7 +155,7 @@ class Stitcher:
             output.name = f"{prefix}{loop.name}.{position}"
             inner = body.outputs[position + 1]
             output.type = inner.type
-            output.shape = inner.shape if position < loop.carry_count else None
+            output.shape = inner.shape if position < loop.carry_count else _in_front(inner.shape)
         for user in call.users:
             known[user] = node.outputs[int(user.args[1])]  # type: ignore[arg-type]
         return [*nodes, node]
@@ -165,6 +170,8 @@ class Stitcher:
             for number, row in enumerate(rows):
                 _named(row, f"{loop.name}.per_step_{position}.{number}")
             stacked.append(_named(joined, f"{loop.name}.per_step_{position}"))
+            stacked[-1].type, shape = steps[0].type, steps[0].shape
+            stacked[-1].shape = None if shape is None else ir.Shape([len(steps), *shape])
             nodes += [*rows, joined]
         return stacked, nodes
 
@@ -172,10 +179,13 @@ class Stitcher:
         prefix = f"{loop.name}/"
         step = ir.Value(name=f"{prefix}step", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
         go_on = ir.Value(name=f"{prefix}go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
-        placeholders = loop.body.graph.find_nodes(op="placeholder")[: loop.carry_count]
-        carry = [value_like(p.meta["val"], f"{prefix}{p.name}", static=True) for p in placeholders]
+        placeholders = loop.body.graph.find_nodes(op="placeholder")
+        first = placeholders[: loop.carry_count]
+        carry = [value_like(p.meta["val"], f"{prefix}{p.name}", static=True) for p in first]
         gathers = [ir.node("Gather", [whole, step], {"axis": 0}) for whole in stacked]
         per_step = [_named(g, f"{prefix}per_step_{position}") for position, g in enumerate(gathers)]
+        for value, placeholder in zip(per_step, placeholders[loop.carry_count :], strict=False):
+            _describe(value, placeholder.meta["val"])
         nodes, results = self.level(loop.body, [*carry, *per_step, *invariants], prefix)
         outputs, copies = own_values([go_on, *results], {step, go_on, *carry}, [*gathers, *nodes], prefix)
         graph = ir.Graph([step, go_on, *carry], outputs, nodes=[*gathers, *nodes, *copies], name=f"{loop.name}_body")
@@ -204,9 +214,11 @@ def own_values(
 def value_like(value: Tensor, name: str, *, static: bool = False) -> ir.Value:
     """A graph input for a (fake) tensor. ``static``: sizes that are symbols stay open."""
     shape = shape_of(value)
-    return ir.Value(
+    made = ir.Value(
         name=name, type=ir.TensorType(_dtype(value.dtype, name)), shape=_static_only(shape) if static else shape
     )
+    _mark(made, value)
+    return made
 
 
 def shape_of(value: Tensor) -> ir.Shape:
@@ -225,7 +237,18 @@ def _static_only(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape([size if isinstance(size, int) else None for size in shape])
 
 
+def _mark(value: ir.Value, like: object) -> None:
+    if isinstance(like, Tensor):
+        value.meta[SIZES] = tuple(str(size) for size in like.shape)
+
+
+def _in_front(shape: ir.Shape | None) -> ir.Shape | None:
+    """The shape of all steps stacked: how many there are stays open."""
+    return None if shape is None else ir.Shape([None, *shape])
+
+
 def _describe(value: ir.Value, like: object) -> None:
+    _mark(value, like)
     if isinstance(like, Tensor):
         value.type = ir.TensorType(_dtype(like.dtype, str(value.name)))
         value.shape = _static_only(shape_of(like))

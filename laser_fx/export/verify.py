@@ -22,6 +22,8 @@ from laser_fx.export.in_float32 import ProgramInFloat32, in_float32
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.source import Exportable
+from laser_fx.export.step_plan import STEP
+from laser_fx.export.step_states import following_inputs
 from laser_fx.export.straight import hint
 from laser_fx.export.tolerances import FLOAT32, Tolerance
 from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, HaltingAnswers, as_array
@@ -199,12 +201,16 @@ def _eager(program: Exportable, metadata: FileMetadata, run: _Run) -> Says:
     if metadata.fidelity is not None:
         wanted = program.options.fidelity if run.fidelity is None else run.fidelity
         values["fidelity"] = torch.tensor(wanted, device=next((v.device for v in values.values()), None))
-    arguments = [values[p.name] for p in module.graph.find_nodes(op="placeholder")]
+    module_inputs = module.graph.find_nodes(op="placeholder")
     if metadata.halt is not None:
         above = metadata.halt.default if run.above is None else run.above
+        arguments = [values[p.name] for p in module_inputs]
         return HaltingAnswers(module, arguments, metadata, next(iter(run.depths.values()), None), above)
+    results: Sequence[Any] = ()
     with torch.no_grad():
-        results = _AtDepth(module, run.depths).run(*arguments)
+        for _ in range(run.depths.get(STEP, 1)):
+            values |= following_inputs(program, metadata, results)
+            results = _AtDepth(module, run.depths).run(*(values[p.name] for p in module_inputs))
     return {name: as_array(result) for name, result in zip(metadata.results, results, strict=False)}
 
 
