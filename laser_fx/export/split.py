@@ -171,6 +171,9 @@ class _Cutter:
     def _part(self, name: str, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Graph:
         part = ir.convenience.extract(self._graph, inputs, outputs)
         part.name = name
+        for value in part.inputs:  # the host gives every one of them: none has a default
+            part.initializers.pop(str(value.name), None)
+            value.const_value = None
         stored = sorted(part.initializers.items())
         part.initializers.clear()
         part.initializers.update(stored)
