@@ -23,6 +23,7 @@ from torch.fx.node import map_aggregate
 from laser_fx.export.graphs import graphs, nodes, tensors
 from laser_fx.export.model_file import ModelFile
 from laser_fx.export.source import Exportable
+from laser_fx.export.step_plan import StepPlan
 
 __all__ = ["ProgramInFloat32", "file_in_float32", "floating_dtypes", "in_float32"]
 
@@ -57,9 +58,18 @@ def file_in_float32(file: ModelFile) -> ModelFile | None:
             kind.elem_type = TensorProto.FLOAT
     for attribute in _dtype_attributes(model):
         attribute.i = TensorProto.FLOAT
-    if model.ByteSize() > _LIMIT:
+    parts = {role: made for role, part in file.parts.items() if (made := file_in_float32(part)) is not None}
+    if model.ByteSize() > _LIMIT or len(parts) < len(file.parts):
         return None
-    return replace(file, model=model, content=model.SerializeToString())
+    plan = file.metadata.step
+    metadata = file.metadata if plan is None else replace(file.metadata, step=_signature_in_float32(plan))
+    return replace(file, model=model, content=model.SerializeToString(), parts=parts, metadata=metadata)
+
+
+def _signature_in_float32(plan: StepPlan) -> StepPlan:
+    floating = {f"tensor({TensorProto.DataType.Name(dtype).lower()})" for dtype in _NAMES}
+    told = (replace(entry, type="tensor(float)") if entry.type in floating else entry for entry in plan.signature)
+    return replace(plan, signature=tuple(told))
 
 
 class ProgramInFloat32:

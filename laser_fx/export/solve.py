@@ -189,15 +189,18 @@ class Solve:
         return wholes
 
 
-def why_not_retire(plan: StepPlan, reads: Iterable[str], above: str) -> str | None:
-    """The first value of a step of which it is not known where its examples are, ``None`` where all are known.
+def why_not_retire(plan: StepPlan, step: Iterable[str], finish: Iterable[str], above: str) -> str | None:
+    """The first value of which it is not known where its examples are, ``None`` where all are known.
 
     Args:
         plan: how the parts play together.
-        reads: what a step reads.
+        step: what a step reads.
+        finish: what the finish reads.
         above: the input that is the logit above which an example is done.
     """
     known = {*plan.batched, *plan.unbatched, plan.position, above}
-    values = [*reads, *(kept.output for kept in plan.kept)]
+    changing = {state.name for state in plan.states}
+    by_rows = [name for name in finish if name in changing] + [kept.output for kept in plan.kept]
     stacks = [kept.output for kept in plan.kept if kept.index is None]
-    return next((name for name in values if name not in known), next(iter(stacks), None))
+    unknown = [name for name in step if name not in known] + [name for name in by_rows if name not in plan.batched]
+    return next(iter((*unknown, *stacks)), None)

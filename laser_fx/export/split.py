@@ -193,6 +193,8 @@ class _Cutter:
     def _by_batch(self, values: Iterable[ir.Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of values that have the batch in front, and of those that have nothing to do with it."""
         batch = self._batch()
+        if batch is None:  # nothing tells it from other sizes
+            return (), ()
         known = {made_name(value): sizes for value in values if (sizes := self._sizes(value)) is not None}
         leading = [name for name, sizes in known.items() if sizes and sizes[0] == batch]
         without = [n for n, sizes in known.items() if not any(re.search(rf"\b{batch}\b", size) for size in sizes)]

@@ -77,7 +77,7 @@ def build_step(
             metadata = replace(metadata, depths=(Depth(_free("depth", metadata.inputs), STEP, 1, 1),))
     models = {role: _model(graph, model) for role, graph in _graphs(split).items()}
     plan = _plan(split, signature, trips)
-    _check_rows(plan, models[STEP], metadata)
+    _check_rows(plan, models, metadata)
     if plan.min_fidelity is not None and state is None:
         models |= _exact_parts(program, plan, opset, halt)
     for role in {STEP, EXACT} & models.keys():
@@ -125,11 +125,12 @@ def _exact_parts(program: Exportable, plan: StepPlan, opset: int, halt: Halting 
     return {} if made is None else {role: _model(graph, made[1]) for role, graph in made[0].items()}
 
 
-def _check_rows(plan: StepPlan, step: ir.Model, metadata: FileMetadata) -> None:
+def _check_rows(plan: StepPlan, models: Mapping[str, ir.Model], metadata: FileMetadata) -> None:
     """Examples that halt by themselves leave the batch: all that a step reads has to be known by rows."""
     if metadata.halt is None or metadata.halt.per != "example":
         return
-    unknown = why_not_retire(plan, [str(value.name) for value in step.graph.inputs], metadata.halt.above)
+    read = {role: [str(value.name) for value in model.graph.inputs] for role, model in models.items()}
+    unknown = why_not_retire(plan, read[STEP], read.get(FINISH, []), metadata.halt.above)
     if unknown is not None:
         raise ExportError(
             f"it is not known where in {unknown!r} the examples of a batch are, so that none can leave it",
