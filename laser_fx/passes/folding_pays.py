@@ -27,17 +27,20 @@ FLOPS = 250e3
 NARROW_FLOPS = 100e3
 """Of a product with fewer than 16 columns."""
 
-ORTHONORMALISING_FLOPS = 15e3
+ORTHONORMALISING_FLOPS = 20e3
 """Of Gram–Schmidt, column by column."""
 
 BYTES = 10e3
 """Bytes that are read, or read and written, in a microsecond."""
 
-STEP = {"frozen": 5.0, "tracked": 120.0}
+STEP = {"frozen": 5.0, "tracked": 15.0}
 """Microseconds of a step's nodes, whatever the sizes."""
 
-COLUMN = 25.0
+COLUMN = 5.0
 """Microseconds of orthonormalising one more column, whatever its length."""
+
+REFRESH = 80.0
+"""Microseconds of the nodes of a power iteration, whatever the sizes."""
 
 _MARGIN = 0.95
 """A site is approximated only where that saves at least a twentieth of its time."""
@@ -137,7 +140,7 @@ def _product(n: int, d: int, f: int) -> float:
 
 
 def _orthonormalised(width: int, rank: int) -> float:
-    return 4.0 * width * rank * rank / ORTHONORMALISING_FLOPS + COLUMN * rank
+    return 4.0 * width * rank * rank / ORTHONORMALISING_FLOPS + COLUMN * rank + REFRESH
 
 
 def _moved(values: int) -> float:
