@@ -101,7 +101,7 @@ class Options:
     basis: Basis = "tracked"
     rank_schedule: tuple[float | Literal["exact"], ...] | None = None
     objective: Objective = "activation"
-    sites: Sites = "all"
+    sites: Sites = "paying"
     measure: bool = True
     memory: Memory | float | None = "laser"
     tracking: Tracking = "step"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 
 from laser_fx.cache import plain_values, program_for
@@ -161,7 +162,8 @@ def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
     """The output of a program and the records of its sites.
 
     Raises:
-        NonFiniteError: a site measured NaN.
+        NonFiniteError: a site measured NaN, or one that is left exact may have met one: an input or a weight is not
+            finite, and a result is NaN.
     """
     segments = segments_of(program.graph_module)
     try:
@@ -175,7 +177,15 @@ def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
     for segment in segments:
         segment.finish()
     _check_records(program, call, records)
+    if program.left_exact and _has_nan(output):
+        check_finite(program.model, call, infinities=True)
     return output, records
+
+
+def _has_nan(output: Any) -> bool:
+    """What a site that is left exact cannot tell: whether there is NaN in what the model returns."""
+    floating = (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+    return any(bool(leaf.isnan().any()) for leaf in floating if leaf.is_floating_point())
 
 
 def _of(model: nn.Module, program: Program) -> Program:

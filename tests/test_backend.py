@@ -297,7 +297,7 @@ def test_a_graph_that_cannot_be_captured_runs_as_it_is_and_says_so_once(
 
 def test_low_rank_runs_through_it_and_nan_is_named() -> None:
     module, x = Contractive().eval(), low_rank(2, 24, 32)
-    laser = Backend(Options(fidelity=0.999))
+    laser = Backend(Options(fidelity=0.999, sites="all"))
     compiled = torch.compile(module, backend=laser)
     with torch.no_grad():
         output, expected = compiled(x), module(x)

@@ -72,7 +72,7 @@ def test_compiling_twice_captures_once(captures: list[str]) -> None:
 def test_other_options_are_served_from_the_same_capture(captures: list[str]) -> None:
     model, x = Contractive().eval(), low_rank(ROWS, 24, 32)
     exact = laser_fx.compile(model, (x,), options=Options.exact())
-    tracked = laser_fx.compile(model, (x,), options=Options(rank=6))
+    tracked = laser_fx.compile(model, (x,), options=Options(rank=6, sites="all"))
     assert len(captures) == 1
     assert exact.program.record_names == ()
     assert [site.rank for site in tracked.sites] == [6, 6]
@@ -82,7 +82,8 @@ def test_other_options_are_served_from_the_same_capture(captures: list[str]) -> 
 
 def test_ranks_are_measured_on_the_inputs_at_hand(captures: list[str]) -> None:
     model = Contractive().eval()
-    ranks = [laser_fx.compile(model, (low_rank(ROWS, 24, 32, rank=rank),)).program.sites[0].rank for rank in (1, 24, 1)]
+    options, inputs = Options(sites="all"), [(low_rank(ROWS, 24, 32, rank=rank),) for rank in (1, 24, 1)]
+    ranks = [laser_fx.compile(model, x, options=options).program.sites[0].rank for x in inputs]
     assert len(captures) == 1
     assert ranks[0] == ranks[2]
     assert ranks[0] is not None
@@ -92,7 +93,7 @@ def test_ranks_are_measured_on_the_inputs_at_hand(captures: list[str]) -> None:
 
 def test_a_batch_of_one_is_served_too(captures: list[str]) -> None:
     model, x = Contractive().eval(), low_rank(1, 24, 32)
-    first, second = laser_fx.compile(model, (x,)), laser_fx.compile(model, (x,))
+    first, second = (laser_fx.compile(model, (x,), options=Options(sites="all")) for _ in range(2))
     assert len(captures) == 1
     assert [s.rank for s in first.sites] == [s.rank for s in second.sites]
 

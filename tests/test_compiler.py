@@ -203,7 +203,7 @@ def recorded(compiled: CompiledModel) -> dict[str, tuple[Step, ...]]:
 
 def test_no_step_uses_a_basis_below_the_fidelity() -> None:
     module, x = Contractive().eval(), low_rank(2, 24, 32)
-    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.99))
+    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.99, sites="all"))
     with torch.no_grad():
         output, expected = compiled(x), module(x)
         compiled(torch.randn(2, 24, 32))
@@ -216,7 +216,7 @@ def test_no_step_uses_a_basis_below_the_fidelity() -> None:
 
 def test_the_output_is_close_and_the_basis_is_tracked_where_the_activations_have_low_rank() -> None:
     module, x = Contractive().eval(), low_rank(2, 24, 32)
-    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.9999))
+    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.9999, sites="all"))
     with torch.no_grad():
         output, expected = compiled(x), module(x)
     steps = recorded(compiled)
@@ -230,7 +230,7 @@ def test_the_output_is_close_and_the_basis_is_tracked_where_the_activations_have
 
 def test_fidelity_one_is_the_exact_result() -> None:
     module, x = Contractive().eval(), torch.randn(2, 24, 32)
-    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=1.0))
+    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=1.0, sites="all"))
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), module(x), atol=1e-5, rtol=1e-5)
 
@@ -262,7 +262,7 @@ def test_evaluation_with_gradients_on_is_exact_forward() -> None:
 
 def test_the_report_says_what_was_found_and_what_it_saves() -> None:
     x = low_rank(2, 24, 32)
-    compiled = laser_fx.compile(Contractive().eval(), (x,), options=Options(fidelity=0.999))
+    compiled = laser_fx.compile(Contractive().eval(), (x,), options=Options(fidelity=0.999, sites="all"))
     with torch.no_grad():
         compiled(x)
     report = compiled.report()
@@ -355,7 +355,7 @@ def test_an_overflow_inside_the_loop_names_site_and_step() -> None:
                 z = self.down(self.up(z) * 1e12)
             return z
 
-    compiled = laser_fx.compile(Growing().eval(), (torch.randn(4, 32),), options=Options(rank=4))
+    compiled = laser_fx.compile(Growing().eval(), (torch.randn(4, 32),), options=Options(rank=4, sites="all"))
     with torch.no_grad(), pytest.raises(NonFiniteError, match=r"became NaN at step \d") as raised:
         compiled(torch.randn(4, 32))
     assert str(raised.value.where).startswith("site loop_0:")
@@ -409,14 +409,14 @@ def test_each_mode_has_a_program_of_its_own(training: bool, gradients: bool) -> 
 def test_other_options_keep_what_was_captured_and_proved() -> None:
     model, x = Contractive().eval(), low_rank(2, 24, 32)
     plain = laser_fx.compile(model, (x,), options=Options.exact())
-    tracked = plain.with_options(Options(fidelity=0.9))
+    tracked = plain.with_options(Options(fidelity=0.9, sites="all"))
     assert tracked.program.rolled is plain.program.rolled
     assert tracked.loops.trips() == plain.loops.trips()
     assert all(site.rank for site in tracked.sites)
     assert plain.program.record_names == ()
     with torch.no_grad():
         assert torch.equal(tracked.with_options(Options.exact())(x), model(x))
-        assert torch.equal(tracked(x), laser_fx.compile(model, (x,), options=Options(fidelity=0.9))(x))
+        assert torch.equal(tracked(x), laser_fx.compile(model, (x,), options=Options(fidelity=0.9, sites="all"))(x))
 
 
 def test_other_options_cannot_change_what_a_loop_is() -> None:

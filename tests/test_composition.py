@@ -204,7 +204,7 @@ def test_it_goes_to_a_gpu_and_back(model: Looped, compiled: CompiledModel, x: Te
 
 
 def test_inference_mode(model: Looped, x: Tensor) -> None:
-    compiled = laser_fx.compile(model)
+    compiled = laser_fx.compile(model, options=Options(sites="all"))
     with torch.inference_mode():
         made_here = torch.randn(ROWS, WIDTH)
         first = compiled(made_here)
@@ -217,7 +217,7 @@ def test_inference_mode(model: Looped, x: Tensor) -> None:
 
 def test_low_rank_survives_inference_mode_and_copies() -> None:
     model, x = Contractive().eval(), low_rank(2, 24, 32)
-    compiled = laser_fx.compile(model, options=Options(rank=8))
+    compiled = laser_fx.compile(model, options=Options(rank=8, sites="all"))
     again = pickle.loads(pickle.dumps(compiled))
     with torch.inference_mode():
         output = compiled(x)

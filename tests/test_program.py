@@ -13,7 +13,9 @@ from tests.small import Contractive, low_rank, same
 @pytest.fixture(scope="module")
 def program() -> Program:
     torch.manual_seed(0)
-    return laser_fx.compile(Contractive().eval(), (low_rank(2, 24, 32),), options=Options(fidelity=0.99)).program
+    return laser_fx.compile(
+        Contractive().eval(), (low_rank(2, 24, 32),), options=Options(fidelity=0.99, sites="all")
+    ).program
 
 
 def test_every_placeholder_has_its_tensor(program: Program) -> None:

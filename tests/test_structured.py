@@ -332,7 +332,7 @@ def test_what_the_body_does_not_read_is_not_passed() -> None:
 def test_sites_inside_are_tracked() -> None:
     torch.manual_seed(0)
     module, x = StructuredContractive().eval(), low_rank(2, 24, 32)
-    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.99))
+    compiled = laser_fx.compile(module, (x,), options=Options(fidelity=0.99, sites="all"))
     with torch.no_grad():
         final, means = compiled(x)
         expected, _ = module(x)

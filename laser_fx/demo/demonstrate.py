@@ -160,7 +160,7 @@ class _Demonstration:
         tracked = exact
         for fidelity in FIDELITIES:
             with self._working(f"tracking at fidelity {fidelity}"):
-                tracked = tracked.with_options(Options(fidelity=fidelity))
+                tracked = tracked.with_options(Options(fidelity=fidelity, sites="all"))
                 with torch.no_grad():
                     tracked(self.example["inputs"])
                 report = tracked.report(training=False)

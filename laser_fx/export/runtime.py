@@ -359,7 +359,7 @@ class OnnxModel:
             raise InputError(
                 "the file tracks nothing: it has no fidelity",
                 where="fidelity",
-                fix="leave it out, or compile in low rank",
+                fix="leave it out, or compile with Options(sites='all')",
             )
         return {name: np.array(fidelity, np.float32)}
 
