@@ -73,7 +73,7 @@ class Folding:
     @property
     def reason(self) -> str:
         """How the two compare, in words."""
-        return f"a basis takes {self.folded / self.exact:.2g} times as long as the exact linear"
+        return f"a basis takes {self.folded / self.exact:,.1f} times as long as the exact linear"
 
 
 def folding(
