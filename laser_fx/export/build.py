@@ -34,6 +34,8 @@ FIDELITY = "fidelity"
 
 _IR_VERSION = 10
 _SYMBOL = re.compile(r"[su]\d+")
+_OURS = re.compile(r"fidelity|depth(_loop_\w+)?|halt_above|(constant|step)_\d+|front|laser\..*|loop_\d.*")
+"""Names of optional inputs and of constants: two initializers of one name would be one."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,15 @@ def _inputs(program: Exportable, module: fx.GraphModule) -> _Inputs:
 
 
 def _weight_names(program: Exportable) -> dict[str, str]:
-    """The names that people know weights by, beside those of inputs and outputs."""
-    taken = {*program.input_names, *program.output_names, FIDELITY}
-    return {
-        placeholder: f"weight.{name}" if name in taken else name for placeholder, name in program.weight_names.items()
-    }
+    """The names that people know weights by, beside those of inputs and outputs, and of what a file is made of."""
+    taken = {*program.input_names, *program.output_names, *(program.weights.keys() - program.weight_names.keys())}
+    names = {}
+    for placeholder, name in program.weight_names.items():
+        while name in taken or _OURS.fullmatch(name):
+            name = f"weight.{name}"
+        taken.add(name)
+        names[placeholder] = name
+    return names
 
 
 def _weight(name: str, tensor: Tensor, stored: dict[tuple[Any, ...], ir.Value]) -> ir.Value:

@@ -69,6 +69,16 @@ def test_weights_have_the_names_of_the_state_dict(make: Make, tmp_path: Path) ->
     assert {"layer.weight", "weight.y"} <= {tensor.name for tensor in graph.initializer}
 
 
+@pytest.mark.parametrize("form", ["rolled", "functions", "unrolled"])
+@pytest.mark.parametrize("names", [("constant_0", "constant_1", "depth"), ("step_0", "front", "step_1")])
+def test_a_weight_may_be_called_as_constants_and_inputs_of_a_file_are(
+    make: Make, tmp_path: Path, form: Any, names: tuple[str, ...]
+) -> None:
+    program = make("per_step").but(weight_names=dict(zip(("w", "e0", "e1"), names, strict=True)))
+    file = to_onnx(program, tmp_path / "m.onnx", form=form)
+    assert {f"weight.{name}" for name in names} <= {tensor.name for tensor in onnx.load(file.path).graph.initializer}
+
+
 def test_value_names_are_unique_over_all_scopes(exported: Make) -> None:
     _, file = exported("nested")
     names = [
