@@ -76,6 +76,29 @@ def test_a_file_takes_every_length_under_the_name_of_the_options(tmp_path: Path,
         torch.testing.assert_close(model(x)["output"], compiled._model(x), atol=1e-5, rtol=1e-5)
 
 
+class _Joined(nn.Module):
+    """Two inputs whose lengths have nothing to do with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        for _ in range(3):
+            tokens = torch.tanh(self.layer(tokens) + context.mean(1, keepdim=True))
+        return tokens
+
+
+@pytest.mark.parametrize("names", [("batch", "m"), ("n", "batch"), ("n", "n")])
+def test_sizes_that_differ_do_not_share_a_name_in_a_file(tmp_path: Path, names: tuple[str, str]) -> None:
+    sizes = {"tokens": {1: names[0]}, "context": {1: names[1]}}
+    inputs = (torch.randn(3, 9, 16), torch.randn(3, 7, 16))
+    compiled = laser_fx.compile(_Joined().eval(), inputs, options=Options.exact(free_sizes=sizes))
+    with pytest.raises(OptionError, match="two sizes that differ are called"):
+        compiled.to_onnx(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_size_that_the_model_needs_stays_and_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "laser_fx"):
         compiled = _compiled(_Positions(), free_sizes=LENGTH)

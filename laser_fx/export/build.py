@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from torch import Tensor, fx
 
-from laser_fx.errors import ExportError
+from laser_fx.errors import ExportError, OptionError
 from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
 from laser_fx.export.early_exit import Halting, leave_early
@@ -53,7 +53,7 @@ def build(
     """The ONNX model of a program, and what it says about itself.
 
     Raises:
-        OptionError: the output of ``halt`` says nothing of each example.
+        OptionError: the output of ``halt`` says nothing of each example, or two sizes that differ have one name.
         ExportError: something in the graph has no ONNX, or draws random numbers.
     """
     module = program.captured if form == "unrolled" else program.graph_module
@@ -183,7 +183,15 @@ def _symbol_names(program: Exportable, module: fx.GraphModule) -> dict[str, str]
     symbols = [size for size in leading if _SYMBOL.fullmatch(size)]
     names = {str(shapes[name][axis]): size for name, axis, size in program.options.open_sizes}
     named = {symbol: name for symbol, name in names.items() if _SYMBOL.fullmatch(symbol)}
-    return named | ({symbols[0]: "batch"} if len(symbols) == 1 else {})
+    named |= {symbols[0]: "batch"} if len(symbols) == 1 else {}
+    for name in named.values():  # a runtime takes sizes of one name to be equal
+        if list(named.values()).count(name) > 1:
+            raise OptionError(
+                f"two sizes that differ are called {name!r}",
+                where="Options.free_sizes",
+                fix="name one of them otherwise",
+            )
+    return named
 
 
 def _renamed(value: ir.Value, names: dict[str, str]) -> ir.Value:
