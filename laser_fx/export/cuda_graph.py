@@ -41,7 +41,7 @@ def check_branch_free(model: onnx.ModelProto, where: str) -> None:
             raise OptionError(
                 f"a CUDA graph has no branches, but {node.name!r} is a {node.op_type}",
                 where=where,
-                fix="leave cuda_graph out, or export with Options.exact() and form='unrolled'",
+                fix="leave cuda_graph out, or export with Options.exact() and form='functions' or 'step'",
             )
 
 
