@@ -86,7 +86,9 @@ def _answer(figures: Figures) -> str:
     lines = [f"**The goal**: at most {figures['goal']:g} × the linear FLOPs at equivalent accuracy.", ""]
     for name, points in figures["models"].items():
         own = [p for p in points if p["steps"] == figures["calibrated_at"]]
-        equivalent = sorted((p for p in own if p["equivalent"]), key=lambda p: float(p["flops_share"]))
+        equivalent = sorted(
+            (p for p in own if p["equivalent"]), key=lambda p: (round(p["flops_share"], 2), -p["accuracy"])
+        )
         if not own:
             lines.append(f"- `{name}`: not measured.")
             continue
