@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.utils._pytree as pytree
 
 from laser_fx.errors import ExportError
 from laser_fx.export import OnnxModel
+from laser_fx.export.graphs import nodes
+from tests.export.operators import unlisted
 from tests.families.compiled import compiled, figures
 from tests.families.expected import EXPECTED
 from tests.families.registry import FAMILIES
@@ -61,6 +64,8 @@ def test_gradients_equal_eager_bitwise(name: str) -> None:
 def test_the_rolled_file_answers_as_eager(name: str, tmp_path: Path) -> None:
     model = compiled(name, False)
     file = model.to_onnx(tmp_path / "m.onnx", verify=True)
+    found = {(node.domain, node.op_type) for node in nodes(onnx.load(file.path))}
+    assert unlisted(found) == set(), "add them to tests/export/operators.py, so that ONNX's node tests are run for them"
     inputs = FAMILIES[name].inputs(4)
     answers = OnnxModel(file.path)(*inputs)
     expected = pytree.tree_leaves(model._model(*inputs))

@@ -1,0 +1,92 @@
+"""ONNX's own node tests, on the installed ONNX Runtime, for every operator that files of ours are made of."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+from onnx.backend.test.case import node as cases
+
+from tests.export.operators import OPERATORS
+
+_DTYPES = {
+    getattr(TensorProto, name)
+    for name in ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64")
+}
+"""Exports of models in bfloat16 and smaller dtypes are not for the CPU."""
+
+_NEWER = "written in an opset that this ONNX Runtime does not know yet"
+_FLOATS = ("FLOAT", "FLOAT16", "DOUBLE")
+KNOWN = {
+    **{f"test_cast_{a}_to_{b}": _NEWER for a in _FLOATS for b in _FLOATS if a != b},
+    "test_max_int16": "no kernel for int16",
+    "test_min_int16": "no kernel for int16",
+    "test_reduce_max_empty_set_bool": "not defined for an empty set of truth values",
+}
+"""Tests that ONNX Runtime fails, each with the reason; one that passes has to be taken out."""
+
+
+def _modules() -> Iterator[str]:
+    wanted = {name.lower() for name in OPERATORS}
+    for module in pkgutil.iter_modules(cases.__path__):
+        if module.name.replace("_", "") in wanted:
+            yield module.name
+
+
+def _collected() -> dict[str, Any]:
+    """The tests by name; importing a module of theirs makes them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they overflow and divide by zero on purpose
+        for name in _modules():
+            importlib.import_module(f"{cases.__name__}.{name}")
+    found = [test for test in cases._NodeTestCases if _is_of_ours(test.model)]
+    return {test.name: test for test in found}
+
+
+def _is_of_ours(model: onnx.ModelProto) -> bool:
+    operators = {node.op_type for node in model.graph.node if not node.domain}
+    values = (*model.graph.input, *model.graph.output)
+    dtypes = {value.type.tensor_type.elem_type for value in values}
+    return bool(operators & OPERATORS) and dtypes <= _DTYPES
+
+
+TESTS = _collected()
+
+
+def _array(value: Any) -> Any:
+    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+
+
+def test_every_operator_has_tests() -> None:
+    """All but those which ONNX itself has none for."""
+    tested = {node.op_type for test in TESTS.values() for node in test.model.graph.node}
+    assert OPERATORS - tested <= {"Constant"}
+
+
+def test_known_failures_are_tests() -> None:
+    assert set(KNOWN) <= set(TESTS)
+
+
+@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"])
+def test_onnx_runtime_computes_what_onnx_says(name: str, level: str, request: pytest.FixtureRequest) -> None:
+    if name in KNOWN:
+        request.applymarker(pytest.mark.xfail(reason=KNOWN[name], strict=True))
+    test = TESTS[name]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(test.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for inputs, outputs in test.data_sets:
+        feed = {value.name: _array(x) for value, x in zip(session.get_inputs(), inputs, strict=True)}
+        for answer, expected in zip(session.run(None, feed), map(_array, outputs), strict=True):
+            np.testing.assert_allclose(answer, expected, rtol=test.rtol, atol=test.atol)
+            assert np.asarray(answer).dtype == np.asarray(expected).dtype
