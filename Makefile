@@ -18,11 +18,11 @@ TORCH ?= torch==$(TORCH_VERSION)
 endif
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test fuzz lint format bench clean
+.PHONY: help demo test fuzz fuzz-onnx matrix lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## compile the models of the zoo, export them, write laser-demo/
 	$(BIN)/laser-fx demo
@@ -32,6 +32,12 @@ test: $(STAMP) ## run the tests and the examples in docstrings
 
 fuzz: $(STAMP) ## run 10,000 random loop nests; a failing one leaves a script in .fuzz/
 	$(BIN)/python -m tests.fuzz.run --cases 10000 --json benchmarks/results/fuzz.json
+
+fuzz-onnx: $(STAMP) ## export 200 random loop nests in every form, beside eager
+	$(BIN)/python -m tests.fuzz.run_onnx --cases 200 --json benchmarks/results/fuzz_onnx.json
+
+matrix: $(STAMP) ## every family in every form, dtype and low rank, as a file beside eager
+	$(BIN)/python -m tests.export.matrix --json benchmarks/results/matrix.json
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from tests.fuzz.check import equals_eager, finds_the_nest, refuses_tampering
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.program import Case, Level, Mutation, Operation
 from tests.fuzz.run import fuzz
+from tests.fuzz.run_onnx import ONNX_KIND
 from tests.fuzz.script import save_script, script
 
 FEW = {"nests": 50, "near-loops": 40, "clean nests": 15, "tampered graphs": 40, "end to end": 5}
@@ -88,3 +89,9 @@ def test_the_command_writes_its_summary(monkeypatch: pytest.MonkeyPatch, tmp_pat
     summary = json.loads((tmp_path / "fuzz.json").read_text(encoding="utf-8"))
     assert (summary["cases"], summary["seed"]) == (3, 5)
     assert summary["kinds"]["clean nests"]["failures"] == []
+
+
+def test_a_few_cases_as_files(tmp_path: Path) -> None:
+    outcome = fuzz(ONNX_KIND, 3, seed=0, folder=tmp_path)
+    assert [path.read_text(encoding="utf-8") for path in outcome.failures] == []
+    assert outcome.cases == 3
