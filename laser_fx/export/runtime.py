@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from laser_fx.errors import InputError, NonFiniteError, OptionError
+from laser_fx.export.constants import check_constants
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
 from laser_fx.export.halting_feed import halting_feed
 from laser_fx.export.host_loop import HostLoop, StreamedStep
@@ -294,6 +295,7 @@ class OnnxModel:
 
     def _match(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """Inputs by name: those by keyword first, the rest in order."""
+        check_constants(self.metadata, inputs, named, str(self.path))
         given = dict(_leaves(named, ""))
         if unknown := [name for name in given if name not in self.input_names]:
             raise InputError(

@@ -15,8 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import laser_fx
 from laser_fx.errors import InputError, MissingDependencyError, OnnxFileError, OptionError
 from laser_fx.export import OnnxFile, OnnxModel, to_onnx
+from laser_fx.options import Options
+from tests.small import WIDTH
+from tests.small import model as small_model
 
 Exported = Callable[[str], tuple[Any, OnnxFile]]
 
@@ -141,6 +145,30 @@ def test_a_file_that_tracks_nothing_has_no_fidelity(case: tuple[Any, OnnxModel])
     program, model = case
     with pytest.raises(InputError, match="tracks nothing"):
         model(*program.example_inputs, fidelity=0.9)
+
+
+@pytest.mark.parametrize("named", [{"halt_above": -1.0}, {"depht": 9}, {"flag": True}, {"mode": "fast"}])
+def test_what_a_file_cannot_be_told_is_refused_and_not_ignored(case: tuple[Any, OnnxModel], named: Any) -> None:
+    program, model = case
+    with pytest.raises(InputError, match="was not exported with"):
+        model(*program.example_inputs, **named)
+
+
+def test_arguments_that_are_no_tensors_are_those_of_the_export(tmp_path: Path) -> None:
+    def forward(self: Any, x: Tensor, scale: float, flag: bool = True) -> Tensor:
+        for _ in range(3):
+            x = torch.tanh(self.a(x) * scale) if flag else x
+        return x
+
+    x = torch.randn(3, WIDTH)
+    compiled = laser_fx.compile(small_model(forward), (x, 2.0), {"flag": True}, options=Options.exact())
+    model = OnnxModel(compiled.to_onnx(tmp_path / "m.onnx").path)
+    answers = model(x)
+    same(model(x, 2.0, flag=True), answers)
+    same(model(x=x, scale=2.0), answers)
+    for inputs, named in (((x, 3.0), {}), ((x, 2.0), {"flag": False}), ((x,), {"scale": 3.0})):
+        with pytest.raises(InputError, match="was not exported with"):
+            model(*inputs, **named)
 
 
 def test_wrong_inputs_are_named(case: tuple[Any, OnnxModel]) -> None:
