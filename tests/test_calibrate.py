@@ -169,6 +169,28 @@ def test_frozen_without_a_calibration_or_with_a_stranger_s_is_refused() -> None:
             frozen(Looped(), Calibration(bases, "agreement", 1.0, 1.0, 1.0, (0.0, 1.0), 1, ()))
 
 
+class _Scaled(nn.Module):
+    """A linear whose matrix is made of its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.scale = nn.Parameter(torch.randn(16, 16) / 4), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x
+        for _ in range(4):
+            z = torch.tanh(nn.functional.linear(z, self.matrix * self.scale) + x)
+        return z
+
+
+def test_a_linear_whose_matrix_is_no_parameter_gets_no_basis() -> None:
+    with pytest.raises(InputError, match="no linear whose matrix is a parameter"):
+        laser_fx.calibrate(_Scaled(), data(), tolerance=0.05)
+    stranger = Calibration({"loop_0:matrix": SiteBasis("output", torch.eye(16))}, "agreement", 1, 1, 1, (0, 1), 1, ())
+    with pytest.raises(InputError, match="no site for"):
+        frozen(_Scaled(), stranger)
+
+
 def test_shares_and_intervals() -> None:
     assert share_of(torch.tensor([1.0, 1.0]), 1.0) == 2
     assert share_of(torch.tensor([0.0, 0.0]), 0.5) == 2

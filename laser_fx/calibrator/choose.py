@@ -16,6 +16,7 @@ from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
 from laser_fx.compiled import CompiledModel
 from laser_fx.errors import InputError
 from laser_fx.options import Options
+from laser_fx.passes.find_sites import find_sites
 from laser_fx.passes.rank_schedule import Schedule
 from laser_fx.program import Program
 
@@ -51,13 +52,14 @@ def _program(model: nn.Module, batch: Example) -> Program:
     compiled = CompiledModel(model, Options.exact(measure=False))
     with torch.no_grad():
         compiled(*batch[0])
-    if not compiled.sites:
+    program = compiled.program
+    if not find_sites(program.rolled, program.capture.states, of_parameters=True):
         raise InputError(
-            "the model has no site: no linear is repeated in a loop",
+            "the model has no site: no linear whose matrix is a parameter is repeated in a loop",
             where="calibrate(model)",
             fix="nothing to calibrate",
         )
-    return compiled.program
+    return program
 
 
 def _best(

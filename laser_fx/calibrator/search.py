@@ -84,7 +84,7 @@ class Search:
 
     def __init__(self, program: Program, target: Target, splits: Splits, left: Left = ()) -> None:
         self.program, self.target, self.splits = program, target, splits
-        self.placed = find_sites(program.rolled, program.capture.states)
+        self.placed = find_sites(program.rolled, program.capture.states, of_parameters=True)
         self.sites = {p.site.key: p.site for p in self.placed}
         self.left = {site.key for site in self.sites.values() if (left(site) if callable(left) else site.key in left)}
         self.trials: list[Trial] = []

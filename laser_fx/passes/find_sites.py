@@ -19,6 +19,7 @@ from laser_fx.passes.source import module_path
 __all__ = ["PlacedSite", "find_sites", "size_hint"]
 
 _LINEAR = torch.ops.aten.linear.default
+_CASTS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default, torch.ops.aten.detach.default)
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,28 @@ class PlacedSite:
 
     site: Site
     node: fx.Node
+    is_parameter: bool = True
+    """Whether its matrix is the parameter itself, or a cast of it."""
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """What a value is made of: the first of its parameters, and whether it is that parameter."""
+
+    name: str
+    is_parameter: bool = True
+
+    def through(self, node: fx.Node) -> _Weight:
+        """The weight that a node makes of it."""
+        return self if node.target in _CASTS else replace(self, is_parameter=False)
 
 
 def find_sites(
-    rolled: fx.GraphModule, states: Mapping[str, str], *, with_gradients: bool = False
+    rolled: fx.GraphModule,
+    states: Mapping[str, str],
+    *,
+    with_gradients: bool = False,
+    of_parameters: bool = False,
 ) -> tuple[PlacedSite, ...]:
     """All sites, in program order.
 
@@ -38,9 +57,11 @@ def find_sites(
         rolled: an exact rolled graph.
         states: placeholder → name of the parameter or buffer in the model.
         with_gradients: only those whose activation autograd would save.
+        of_parameters: only those whose matrix is the parameter itself, or a cast of it: not ``w * 0.5``.
     """
-    weights = {n: states[n.name] for n in rolled.graph.nodes if n.op == "placeholder" and n.name in states}
+    weights = {n: _Weight(states[n.name]) for n in rolled.graph.nodes if n.op == "placeholder" and n.name in states}
     found = [p for p in _walk(rolled, "", 1, weights) if not with_gradients or p.node.meta[GRAD_ENABLED]]
+    found = [p for p in found if p.is_parameter or not of_parameters]
     seen: Counter[str] = Counter()
     return tuple(_distinct(placed, seen) for placed in found)
 
@@ -58,7 +79,7 @@ def _distinct(placed: PlacedSite, seen: Counter[str]) -> PlacedSite:
 
 
 def _walk(
-    graph_module: fx.GraphModule, loop_name: str, steps: int, weights: Mapping[fx.Node, str]
+    graph_module: fx.GraphModule, loop_name: str, steps: int, weights: Mapping[fx.Node, _Weight]
 ) -> Iterator[PlacedSite]:
     """Sites of a graph and of the loops in it. ``weights``: node → parameter that it is, or is made of."""
     weights = dict(weights)
@@ -70,9 +91,10 @@ def _walk(
             inner = {p: weights[a] for p, a in zip(fixed, given, strict=True) if a in weights}
             yield from _walk(loop.body, loop.name, steps * loop.trip_count, inner)
         elif loop_name and node.target is _LINEAR and node.args[1] in weights and node.args[0] not in weights:
-            yield PlacedSite(_site(node, loop_name, steps, weights[node.args[1]]), node)
+            weight = weights[node.args[1]]
+            yield PlacedSite(_site(node, loop_name, steps, weight.name), node, weight.is_parameter)
         elif node.op == "call_function" and node.all_input_nodes and all(a in weights for a in node.all_input_nodes):
-            weights[node] = weights[node.all_input_nodes[0]]
+            weights[node] = weights[node.all_input_nodes[0]].through(node)
 
 
 def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:

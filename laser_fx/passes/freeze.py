@@ -66,7 +66,7 @@ def freeze(program: Program, calibration: Calibration) -> Program:
 
 
 def _fitted(program: Program, calibration: Calibration, schedule: Schedule | None) -> _Fitted:
-    found = find_sites(program.rolled, program.capture.states)
+    found = find_sites(program.rolled, program.capture.states, of_parameters=True)
     _refuse_strangers(calibration, {p.site.key for p in found})
     bases = {p.site.key: _checked(p.site, calibration.bases.get(p.site.key), program.nest) for p in found}
     held = {p.site.loop for p in found if bases[p.site.key] is not None}
@@ -74,7 +74,7 @@ def _fitted(program: Program, calibration: Calibration, schedule: Schedule | Non
     split = split_loops(program.rolled, program.nest, starts)
     own: dict[str, SiteBasis] = {}
     placed = []
-    for p in find_sites(split.graph_module, program.capture.states):
+    for p in find_sites(split.graph_module, program.capture.states, of_parameters=True):
         piece = split.pieces[p.site.loop]
         basis = bases[replace(p.site, loop=piece.loop).key]
         here = scheduled(basis, schedule, piece, program.nest.trips_around(piece.loop)[0])
