@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from laser_fx.errors import OnnxFileError
+from laser_fx.errors import LaserError, OnnxFileError
 from laser_fx.export.agreement import check_agreement
 from laser_fx.export.checksum import has_checksum, is_unchanged
 from laser_fx.export.data_file import check_data
@@ -20,7 +20,7 @@ from laser_fx.export.step_agreement import check_parts
 from laser_fx.export.step_plan import STEP, Part, graph_parts
 from laser_fx.export.step_reading import beside, check_digest, check_weights
 
-__all__ = ["ModelFile", "data_of", "read_model_file"]
+__all__ = ["ModelFile", "files_beside", "read_model_file"]
 
 _MAX_BYTES = 2**31 - 1
 _MAX_PROPERTIES = 64 * 2**20
@@ -97,13 +97,15 @@ def _check_graph(model: onnx.ModelProto, path: Path) -> None:
     check_external_data(tensors(model), path.parent, str(path))
 
 
-def data_of(path: Path) -> Path | None:
-    """The weights beside a file that is there; of a file that is not whole none are known."""
+def files_beside(path: Path) -> set[Path]:
+    """Weights and parts that belong to a file that is there; of a file that is not whole none are known."""
     try:
-        data = read_model_file(path).metadata.data
-    except OnnxFileError:
-        return None
-    return None if data is None or not data.file.startswith(f"{path.stem}.weights-") else path.with_name(data.file)
+        metadata = read_model_file(path).metadata
+    except LaserError:
+        return set()
+    parts = () if metadata.step is None else tuple(part.file for part in metadata.step.parts)
+    named = (*parts, *([] if metadata.data is None else [metadata.data.file]))
+    return {path.with_name(name) for name in named if name.startswith(f"{path.stem}.")}
 
 
 def _content(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from laser_fx.export.checksum import with_checksum
 from laser_fx.export.data_file import data_beside, weight_bytes
 from laser_fx.export.early_exit import Halting, HaltPer
 from laser_fx.export.metadata import FileMetadata
-from laser_fx.export.model_file import data_of
+from laser_fx.export.model_file import files_beside
 from laser_fx.export.refused import refused_graph
 from laser_fx.export.schema import FORMS
 from laser_fx.export.source import Exportable
@@ -129,16 +129,16 @@ def to_onnx(
     model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset, halt=halting)
     nodes = sum(1 for _ in model.graph.all_nodes())
     apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
-    old = data_of(target) if overwrite else None
+    old = files_beside(target) if overwrite else set()
     with data_beside(model, target) if apart else nullcontext() as data:
         metadata = dataclasses.replace(metadata, data=data)
         with replacing(target, overwrite=overwrite) as beside:
             _write(model, metadata, beside)
             verification = verify_file(program, beside, metadata) if verify else None
-    new = None if data is None else target.with_name(data.file)
-    if old is not None and old != new:
-        old.unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in (target, new) if path is not None)
+    new = set() if data is None else {target.with_name(data.file)}
+    for path in old - new:
+        path.unlink(missing_ok=True)
+    size = sum(path.stat().st_size for path in (target, *new))
     return OnnxFile(target, size, nodes, form, verification)
 
 

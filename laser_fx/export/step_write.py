@@ -9,10 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from laser_fx.errors import LaserError
 from laser_fx.export.checksum import with_checksum
 from laser_fx.export.metadata import FileMetadata
-from laser_fx.export.model_file import read_model_file
+from laser_fx.export.model_file import files_beside
 from laser_fx.export.source import Exportable
 from laser_fx.export.step_build import BuiltStep
 from laser_fx.export.step_files import share_weights, written_parts
@@ -65,7 +64,7 @@ def write_step(
         OutputPathError: a file cannot be written.
         VerificationError: the files do not answer as the program does. Nothing is left on disk.
     """
-    old = _parts_of(target) if overwrite else ()
+    old = files_beside(target) if overwrite else set()
     for model in built.models.values():
         check(model)  # before weights leave it: the checker would look for their file
     weights = share_weights(list(built.models.values()), target, everything=external_data)
@@ -76,7 +75,7 @@ def write_step(
         beside.write_bytes(main := _main(built.models[STEP], metadata))
         verification = verify_file(program, beside, metadata) if verify else None
     new = tuple(target.parent / part.file for part in parts)
-    for path in set(old) - set(new):
+    for path in old - set(new):
         path.unlink(missing_ok=True)
     nodes = sum(sum(1 for _ in model.graph.all_nodes()) for model in built.models.values())
     return WrittenStep(len(main) + sum(path.stat().st_size for path in new), nodes, new, verification)
@@ -89,16 +88,3 @@ def _main(model: ir.Model, metadata: FileMetadata) -> bytes:
 
 def _bytes(model: ir.Model) -> bytes:
     return with_checksum(ir.to_proto(model).SerializeToString())
-
-
-def _parts_of(target: Path) -> tuple[Path, ...]:
-    """Parts of the export that is there; of a file that is not whole none are known."""
-    if not target.is_file():
-        return ()
-    try:
-        file = read_model_file(target)
-    except LaserError:
-        return ()
-    plan = file.metadata.step
-    named = () if plan is None else tuple(part.file for part in plan.parts)
-    return tuple(target.parent / name for name in named if name.startswith(f"{target.stem}."))

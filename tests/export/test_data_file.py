@@ -108,6 +108,14 @@ def test_another_export_takes_the_old_weights_away(make: Make, apart: Path) -> N
     assert [path.name for path in apart.parent.iterdir()] == ["m.onnx"]
 
 
+def test_another_form_takes_the_files_of_the_old_one_away(make: Make, apart: Path) -> None:
+    to_onnx(make("one_loop"), apart, overwrite=True, form="step")
+    assert not list(apart.parent.glob("m.weights-*"))
+    assert len(list(apart.parent.iterdir())) > 1
+    to_onnx(make("one_loop"), apart, overwrite=True)
+    assert [path.name for path in apart.parent.iterdir()] == ["m.onnx"]
+
+
 def test_an_export_that_fails_leaves_what_was_there(make: Make, apart: Path, monkeypatch: Any) -> None:
     before = {path.name: path.read_bytes() for path in apart.parent.iterdir()}
     program = make("one_loop")
