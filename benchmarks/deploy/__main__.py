@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import torch
 
 from benchmarks.deploy import early_exit, latency, loading, sizes
 from benchmarks.deploy.cases import FULL, QUICK, Plan
 from benchmarks.deploy.files import Files
+from benchmarks.deploy.publish import FIGURES, figures, publish
 from benchmarks.deploy.records import Records
 
 __all__ = ["main"]
@@ -37,6 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.parts:
         print(name, file=sys.stderr, flush=True)
         PARTS[name](plan, files, records)
+    found = figures(records, options.gpu or gpu_note())
+    publish(found, with_page=not options.quick, path=options.work / "deploy_quick.json" if options.quick else FIGURES)
+
+
+def gpu_note() -> str:
+    """Why there are no figures of a GPU."""
+    available = ", ".join(onnxruntime.get_available_providers())
+    cuda = "torch sees a CUDA device" if torch.cuda.is_available() else "torch sees no CUDA device"
+    return f"{cuda}, and this build of ONNX Runtime has {available}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resume", action="store_true", help="keep what is on record")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     made.add_argument("--sizes", nargs="+", help="of the models, as 256x81")
+    made.add_argument("--gpu", help="what to say of the GPU, if not what is seen here")
     made.add_argument("--work", type=Path, default=WORK, metavar="FOLDER", help="records and files")
     return made
 

@@ -105,7 +105,7 @@ class Plan:
         load_steps: supervision steps of the table of load times.
         call_seconds: a cell whose call takes longer, by its cost at one step, is left out.
         cell_seconds: rounds of a cell end when they have taken so long; at least `least_rounds` are made.
-        unrolled_steps: the most steps written out, but for the first size.
+        unrolled_steps: the most steps written out, for the first size and for the others.
         rounds: the most rounds.
     """
 
@@ -119,7 +119,7 @@ class Plan:
     load_steps: int
     call_seconds: float
     cell_seconds: float
-    unrolled_steps: int
+    unrolled_steps: tuple[int, int]
     rounds: int
     least_rounds: int = 3
 
@@ -135,7 +135,7 @@ FULL = Plan(
     load_steps=16,
     call_seconds=6.0,
     cell_seconds=60.0,
-    unrolled_steps=16,
+    unrolled_steps=(16, 4),
     rounds=15,
 )
 QUICK = Plan(
@@ -149,6 +149,6 @@ QUICK = Plan(
     load_steps=4,
     call_seconds=2.0,
     cell_seconds=4.0,
-    unrolled_steps=4,
+    unrolled_steps=(4, 4),
     rounds=5,
 )

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["cpu_seconds", "interleaved", "ratio"]
+__all__ = ["Call", "cpu_seconds", "interleaved", "ratio"]
 
 Call = Callable[[], object]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 import laser_fx
 from benchmarks.deploy.cases import Plan, Size
-from benchmarks.deploy.clock import interleaved
+from benchmarks.deploy.clock import Call, interleaved
 from benchmarks.deploy.files import File, Files, exact
 from benchmarks.deploy.records import Missing, Records
 from laser_fx.errors import LaserError
@@ -22,6 +24,7 @@ __all__ = ["Counting", "line", "measure"]
 
 MOST = 16
 TAKEN = (1, 2, 4, 8, 12, 16)
+PER = ("batch", "example")
 ROUNDS = 9
 
 
@@ -50,12 +53,11 @@ class Counting(nn.Module):
 
 
 def measure(plan: Plan, files: Files, records: Records) -> None:
-    """Records ``early_exit``: a row for each size and batch."""
-    for size in plan.sizes[:2]:
-        for batch in plan.batches if size == plan.sizes[0] else plan.batches[:1]:
-            for per in ("batch", "example") if size == plan.sizes[0] else ("batch",):
-                key = f"{size.name}/batch {batch}/per {per}"
-                records.once("early_exit", key, lambda s=size, b=batch, p=per: _row(plan, files, s, b, p))  # type: ignore[misc]
+    """Records ``early_exit``: a row for each size, batch and kind of halting."""
+    first, *others = plan.sizes[:2]
+    wanted = [*itertools.product([first], plan.batches, PER), *((size, plan.batches[0], PER[0]) for size in others)]
+    for size, batch, per in wanted:
+        records.once("early_exit", f"{size.name}/batch {batch}/per {per}", partial(_row, plan, files, size, batch, per))
 
 
 def halting_file(files: Files, size: Size, per: str) -> File:
@@ -78,8 +80,8 @@ def _row(plan: Plan, files: Files, size: Size, batch: int, per: str) -> dict[str
         if not np.all(np.asarray(model.steps_taken) == steps):
             raise AssertionError(f"{model.steps_taken} steps were taken, not {steps}")
 
-    arms = {str(steps): (lambda s=steps: call(s)) for steps in TAKEN}  # type: ignore[misc]
-    arms["plain"] = lambda: plain(inputs, depth=MOST)
+    arms: dict[str, Call] = {str(steps): partial(call, steps) for steps in TAKEN}
+    arms["plain"] = partial(plain, inputs, depth=MOST)
     spent = interleaved(arms, rounds=min(ROUNDS, plan.rounds), seconds=2 * plan.cell_seconds)
     medians = {name: statistics.median(values) for name, values in spent.items()}
     about = {"size": size.name, "title": size.title, "batch": batch, "per": per, "rounds": len(spent["1"])}

@@ -153,4 +153,3 @@ def count_nodes(model: onnx.ModelProto) -> int:
 def _count(nodes: Any) -> int:
     below = (attribute.g for node in nodes for attribute in node.attribute if attribute.g.node)
     return len(nodes) + sum(_count(graph.node) for graph in below)
-

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.deploy.arms import ARMS, Arm, Bench, Solver, prepared
-from benchmarks.deploy.cases import Plan, Size
+from benchmarks.deploy.cases import Plan
 from benchmarks.deploy.clock import cpu_seconds, interleaved, ratio
 from benchmarks.deploy.files import Files
 from benchmarks.deploy.records import Missing, Records
@@ -20,11 +21,11 @@ __all__ = ["measure"]
 BASE = "unrolled"
 EAGER = "torch eager"
 _TOLERANCE, _CHECKED_STEPS = 1e-3, 4
-"""Of the largest logit: sums in another order. Untrained weights multiply them from step to step, so that answers of many
-steps say nothing about a file: those differences are recorded, and checked up to so many steps."""
+"""Of the largest logit: sums in another order. Untrained weights multiply that from step to step, so that answers of
+many steps say nothing about a file: differences are recorded, and checked up to so many steps."""
 
 
-def measure(plan: Plan, files: Files, records: Records, *, again: bool = False) -> None:
+def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``latency``: one entry for each size, batch and number of steps."""
     for size in plan.sizes:
         bench = Bench(plan, files, size)
@@ -32,9 +33,7 @@ def measure(plan: Plan, files: Files, records: Records, *, again: bool = False) 
             one = 0.0
             for steps in plan.steps:
                 key = f"{size.name}/batch {batch}/{steps}"
-                cell = records.once(
-                    "latency", key, lambda b=bench, n=steps, r=batch, o=one: _cell(b, n, r, o * n), again=again  # type: ignore[misc]
-                )
+                cell = records.once("latency", key, partial(_cell, bench, steps, batch, one * steps))
                 one = one or cell.get("one", 0.0)
 
 

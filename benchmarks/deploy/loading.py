@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
-from benchmarks.deploy.cases import Plan
-from benchmarks.deploy.files import File, Files
+from benchmarks.deploy.cases import Plan, Size
+from benchmarks.deploy.files import Files
 from benchmarks.deploy.records import Missing, Records
 
 __all__ = ["measure"]
@@ -18,21 +20,16 @@ REPEATS = 3
 
 def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``load``: a row for each form, each opened in processes of its own."""
-    for size in plan.sizes[:2]:
-        steps = plan.load_steps
-
-        def made(form: str, at: Any = size, count: int = steps) -> File:
-            return {"rolled": files.rolled, "functions": files.functions, "unrolled": files.unrolled}[form](at, count)
-
-        for form in ("rolled", "functions", "unrolled"):
-            key = f"{size.name}/{form}/{steps}"
-            records.once("load", key, lambda f=form, s=size: _row(made(f, s), f, s, steps))  # type: ignore[misc]
-    first = plan.sizes[0]
-    key = f"{first.name}/torch/{plan.peer_steps}"
-    records.once("load", key, lambda: _row(files.by_torch(first, plan.peer_steps), "torch", first, plan.peer_steps))
+    steps = plan.load_steps
+    for size, form in itertools.product(plan.sizes[:2], ("rolled", "functions", "unrolled")):
+        records.once("load", f"{size.name}/{form}/{steps}", partial(_row, files, form, size, steps))
+    first, least = plan.sizes[0], plan.peer_steps
+    records.once("load", f"{first.name}/torch/{least}", partial(_row, files, "torch", first, least))
 
 
-def _row(file: File, form: str, size: Any, steps: int) -> dict[str, Any]:
+def _row(files: Files, form: str, size: Size, steps: int) -> dict[str, Any]:
+    make = {"rolled": files.rolled, "functions": files.functions, "unrolled": files.unrolled, "torch": files.by_torch}
+    file = make[form](size, steps)
     repeats = REPEATS if form == "rolled" else 1 if file.nodes > 20_000 else 2
     runs = [opened(file.path, size.tokens, steps) for _ in range(repeats)]
     return {

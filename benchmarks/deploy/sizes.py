@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from benchmarks.deploy.cases import Plan, Size
@@ -14,16 +16,17 @@ __all__ = ["measure"]
 
 def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``export``: a row for each file."""
-    first = plan.sizes[0]
-    for depth in plan.depths:
-        records.once("export", f"{first.name}/loop/{depth}", lambda d=depth: _row(files, first, d, "loop"))  # type: ignore[misc]
-    for size in plan.sizes[1:]:
-        for depth in (plan.depths[0], plan.depths[-1]):
-            records.once("export", f"{size.name}/loop/{depth}", lambda s=size, d=depth: _row(files, s, d, "loop"))  # type: ignore[misc]
-    records.once("export", f"{first.name}/verified/{plan.depths[0]}", lambda: _row(files, first, plan.depths[0], "verified"))
-    for depth in plan.traced:
-        records.once("export", f"{first.name}/traced/{depth}", lambda d=depth: _row(files, first, d, "traced"))  # type: ignore[misc]
-    records.once("export", f"{first.name}/torch/{plan.peer_steps}", lambda: _row(files, first, plan.peer_steps, "torch"))
+    for size, how, depth in _wanted(plan):
+        records.once("export", f"{size.name}/{how}/{depth}", partial(_row, files, size, depth, how))
+
+
+def _wanted(plan: Plan) -> Iterator[tuple[Size, str, int]]:
+    first, *others = plan.sizes
+    yield from ((first, "loop", depth) for depth in plan.depths)
+    yield from ((size, "loop", depth) for size in others for depth in (plan.depths[0], plan.depths[-1]))
+    yield first, "verified", plan.depths[0]
+    yield from ((first, "traced", depth) for depth in plan.traced)
+    yield first, "torch", plan.peer_steps
 
 
 def _row(files: Files, size: Size, depth: int, how: str) -> dict[str, Any]:

@@ -1,0 +1,251 @@
+"""The page: what was measured, written from the figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.deploy.targets import verdicts
+
+__all__ = ["page"]
+
+Figures = Mapping[str, Any]
+
+_HEAD = """# What an exported file costs, and how fast it runs
+
+Written by `{command}` from [`benchmarks/results/deploy.json`](../benchmarks/results/deploy.json); do not edit.
+
+The model is the zoo's Tiny Recursive Model with H = 3, L = 6 and two blocks, untrained, float32: a whole solve of 1 to
+64 supervision steps, {calls} calls of a block a step. [deployment.md](deployment.md) says how such a file is made and
+served.
+
+{targets}
+
+![Latency by arm, and early exit](deployment-numbers.png)
+"""
+
+_HOW = """## How it was measured
+
+- {conditions} Every ratio of latencies is the median of the ratios of the rounds of one run, in which all arms take
+  turns; other work on the machine was going on meanwhile, and ratios of a few percent are near its noise.
+- *rolled*, *functions* and *unrolled* are plain ONNX Runtime sessions with default optimisation; *OnnxModel* adds what
+  laser-fx checks of every call. *unrolled* is the `functions` file written out by onnx's own inliner, equal nodes
+  merged and open dimensions named as torch's exporter names them, since that exporter takes {torch_export:.0f} s for
+  {peer_steps} steps. Without these names ONNX Runtime opens it many times slower, which would flatter us.
+- *torch.compile* is inductor in its default mode, without dynamic shapes: of a supervision step, or of each call of the
+  one network, which compiles sooner.
+- Answers of up to four steps are checked against eager's (1e-3 of the largest logit; found: {worst:.0e}). Untrained
+  weights multiply rounding from step to step, so those of deep solves say nothing about a file.
+- *low rank 0.45 ×* goes through random frozen bases at 0.45 × of the linear FLOPs at every site: its speed, not its
+  answers.
+"""
+
+
+def page(figures: Figures) -> str:
+    """The page, Markdown.
+
+    Args:
+        figures: what `benchmarks.deploy.publish` wrote, as JSON gives it back.
+    """
+    parts = figures["parts"]
+    head = _HEAD.format(command=figures["command"], targets=_targets(figures), calls=2 * 3 * 7)
+    sections = [_export(parts), _load(parts), _latency(parts), _early_exit(parts), _low_rank(parts), _gpu(figures)]
+    return "\n".join([head, *[part for part in sections if part], _how(figures), _conditions(figures)])
+
+
+def _targets(figures: Figures) -> str:
+    words = {True: "**met**", False: "**missed**", None: "–"}
+    rows = [(v.aim, v.target, v.found, words[v.met], v.why) for v in verdicts(figures)]
+    return _table(("aim", "target", "measured", "", "reason, or what to know"), rows)
+
+
+def _export(parts: Figures) -> str:
+    how = {
+        "loop": "laser-fx, steps by `laser_fx.loop`",
+        "verified": "the same, with `verify=True`",
+        "traced": "laser-fx, steps traced",
+        "torch": "`torch.onnx.export(dynamo=True)`",
+    }
+    rows = [
+        (
+            row["title"],
+            how[row["how"]],
+            f"{row['steps']:,}",
+            f"{row['nodes']:,}",
+            f"{row['bytes']:,}",
+            f"{100 * (row['bytes'] / row['weights'] - 1):+.2f} %".replace("-", "−"),
+            f"{row['compile_seconds']:.1f}" if row["compile_seconds"] else "–",
+            f"{row['export_seconds']:.1f}",
+        )
+        for row in _present(parts, "export")
+    ]
+    titles = (
+        "model",
+        "exporter",
+        "steps",
+        "nodes",
+        "bytes",
+        "over the weights",
+        "capture and passes, s",
+        "to the file, s",
+    )
+    return (
+        "## Size and export time\n\nCPU seconds; `verify=False` where nothing else is said.\n\n"
+        + _table(titles, rows)
+        + "\n"
+    )
+
+
+def _load(parts: Figures) -> str:
+    rows = [
+        (
+            row["title"],
+            row["form"],
+            row["steps"],
+            f"{row['nodes']:,}",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['load_seconds']:.2f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        )
+        for row in _present(parts, "load")
+    ]
+    if not rows:
+        return ""
+    titles = ("model", "form", "steps", "nodes", "MB", "session load, CPU s", "memory, MB")
+    note = (
+        "Every file in processes of its own; memory is the peak while it is opened and run once, batch 1, above Python "
+        "and ONNX Runtime."
+    )
+    return f"## Load time and memory\n\n{note}\n\n{_table(titles, rows)}{_left_out(parts, 'load')}\n"
+
+
+def _latency(parts: Figures) -> str:
+    cells = list(parts.get("latency", {}).values())
+    measured = [cell for cell in cells if cell.get("rows")]
+    if not measured:
+        return ""
+    arms = list(dict.fromkeys(row["arm"] for cell in measured for row in cell["rows"]))
+    titles = ("model", "batch", "steps", "rolled, CPU s", "rolled, of eager", "rounds", *arms)
+    note = "CPU seconds of a call of the rolled file, its part of eager's, and then every arm's part of *unrolled*."
+    skipped = [f"- {_name(cell)}: not measured, {cell['skipped']}" for cell in cells if cell.get("skipped")]
+    missing = {f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()}
+    notes = "\n".join(["", *skipped, *sorted(missing)])
+    table = _table(titles, [_line(cell, arms) for cell in measured])
+    return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_start(measured)}\n"
+
+
+def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:
+    rows = {row["arm"]: row for row in cell["rows"]}
+    rolled = rows["rolled"]
+    parts = [f"{rows[arm]['of_unrolled']:.3f}" if arm in rows and rows[arm]["of_unrolled"] else "–" for arm in arms]
+    own = (f"{rolled['seconds']:.4f}", f"{rolled['of_eager']:.3f}", len(rolled["cpu_seconds"]))
+    return (cell["title"], cell["batch"], cell["steps"], *own, *parts)
+
+
+def _start(cells: Sequence[Figures]) -> str:
+    """What inductor took until the first answer."""
+    found = {}
+    for cell in cells:
+        for row in cell["rows"]:
+            if row["arm"].startswith("torch.compile") and row["start_seconds"] > 1.0:
+                found.setdefault(f"{row['arm']}, {cell['title']}, batch {cell['batch']}", row["start_seconds"])
+    told = "; ".join(f"{name}: {seconds:.0f} s" for name, seconds in found.items())
+    return f"Until the first answer inductor took, CPU seconds: {told}." if told else ""
+
+
+def _name(cell: Figures) -> str:
+    return f"{cell['title']}, batch {cell['batch']}, {cell['steps']} steps"
+
+
+def _early_exit(parts: Figures) -> str:
+    rows = [
+        (
+            row["title"],
+            row["batch"],
+            row["per"],
+            " / ".join(f"{row['seconds'][steps]:.3f}" for steps in row["deviations"]),
+            f"{1e3 * row['slope']:.2f}",
+            f"{1e3 * row['intercept']:+.2f}".replace("-", "−"),
+            f"± {100 * row['deviation']:.1f} %",
+            f"{row['of_plain']:.3f}",
+        )
+        for row in _present(parts, "early_exit")
+    ]
+    if not rows:
+        return ""
+    steps = next(iter(_present(parts, "early_exit")))["deviations"]
+    titles = (
+        "model",
+        "batch",
+        "halts per",
+        f"CPU s at {', '.join(steps)} steps",
+        "ms a step",
+        "ms at 0 steps",
+        "off proportion",
+        "all steps, of a file without halting",
+    )
+    note = (
+        "One file of at most 16 steps, whose halting logit counts the steps, so that the threshold of a call says "
+        "where it ends. The line is fitted by least squares; *off proportion* is the least ± that holds all points "
+        "beside one time a step."
+    )
+    return f"## Early exit\n\n{note}\n\n{_table(titles, rows)}{_left_out(parts, 'early_exit')}\n"
+
+
+def _low_rank(parts: Figures) -> str:
+    rows = _present(parts, "low_rank")
+    if not rows:
+        return ""
+    shown = [
+        (
+            row["title"],
+            row["choice"],
+            f"{row['flops_share']:.2f}",
+            f"{row['seconds']:.4f}",
+            f"{row['speed']:.2f} ×",
+            row["kept"],
+        )
+        for row in rows
+    ]
+    titles = ("model", "low rank", "linear FLOPs, of exact", "CPU s a call", "speed, of the exact file", "accuracy")
+    return f"## Low rank, the trained models\n\n{_table(titles, shown)}{_left_out(parts, 'low_rank')}\n"
+
+
+def _gpu(figures: Figures) -> str:
+    return f"## GPU\n\nNot measured on GPU: {figures['gpu']}.\n"
+
+
+def _how(figures: Figures) -> str:
+    parts = figures["parts"]
+    differences = [
+        row["difference"]
+        for cell in parts.get("latency", {}).values()
+        for row in cell.get("rows", [])
+        if row["exact"] and cell["steps"] <= 4
+    ]
+    peer = next((row for row in _present(parts, "export") if row["how"] == "torch"), {"seconds": 0.0, "steps": 0})
+    return _HOW.format(
+        conditions=figures["conditions"],
+        torch_export=peer["seconds"],
+        peer_steps=peer["steps"],
+        worst=max(differences, default=0.0),
+    )
+
+
+def _conditions(figures: Figures) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in figures["environment"].items())
+    return f"## Conditions\n\n`{figures['command']}`; {figures['processor']}, 1 thread; {versions}.\n"
+
+
+def _present(parts: Figures, name: str) -> list[Figures]:
+    return [values for values in parts.get(name, {}).values() if "missing" not in values]
+
+
+def _left_out(parts: Figures, name: str) -> str:
+    lines = [f"- {key}: not measured, {v['missing']}" for key, v in parts.get(name, {}).items() if "missing" in v]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,226 @@
+"""What an exported file was to reach, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.deploy.cases import FULL
+
+__all__ = ["Verdict", "verdicts"]
+
+Figures = Mapping[str, Any]
+STEPS, PEER_STEPS = FULL.load_steps, FULL.peer_steps
+FIRST = FULL.sizes[0].name
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table of aims.
+
+    Args:
+        aim: what was to be reached.
+        found: what was measured, in words.
+        met: None where nothing was measured.
+        why: the measured reason of a miss, or what is to be known.
+    """
+
+    aim: str
+    target: str
+    found: str
+    met: bool | None
+    why: str = ""
+
+
+def verdicts(figures: Figures) -> list[Verdict]:
+    """Every line, in the order of the table."""
+    parts = figures["parts"]
+    export, load = _rows(parts, "export"), _rows(parts, "load")
+    makers = (
+        lambda: _nodes(export),
+        lambda: _bytes(export),
+        lambda: _export(export, "loop"),
+        lambda: _export(export, "traced"),
+        lambda: _export_by_depth(export),
+        lambda: _load(load, "unrolled"),
+        lambda: _load_by_torch(load),
+        lambda: _latency(parts, "of_unrolled", 1.03, "`rolled`, of unrolled"),
+        lambda: _latency(parts, "of_eager", 0.8, "`rolled`, of torch eager"),
+        lambda: _early_exit(parts),
+        lambda: _low_rank_speed(parts),
+        lambda: _low_rank_flops(parts),
+        lambda: _gpu(figures),
+    )
+    return [make() for make in makers]
+
+
+def _rows(parts: Figures, name: str) -> list[Figures]:
+    return [values for values in parts.get(name, {}).values() if "missing" not in values]
+
+
+def _nodes(export: list[Figures]) -> Verdict:
+    target = "the same at any depth"
+    counts = [
+        {row["nodes"] for row in export if row["how"] == "loop" and row["size"] == size}
+        for size in dict.fromkeys(row["size"] for row in export)
+    ]
+    depths = sorted({row["steps"] for row in export if row["how"] == "loop"})
+    if not depths:
+        return _absent("nodes of `rolled`", target)
+    found = f"{min(map(min, counts))} nodes at {_range(depths)} steps"
+    return Verdict("nodes of `rolled`", target, found, all(len(each) == 1 for each in counts))
+
+
+def _bytes(export: list[Figures]) -> Verdict:
+    target = "≤ 1 % more than one step's weights"
+    rows = [row for row in export if row["how"] == "loop"]
+    if not rows:
+        return _absent("bytes of `rolled`", target)
+    over = {row["title"]: row["bytes"] / row["weights"] - 1 for row in rows}
+    spread = max(
+        max(row["bytes"] for row in rows if row["size"] == size)
+        - min(row["bytes"] for row in rows if row["size"] == size)
+        for size in {row["size"] for row in rows}
+    )
+    found = ", ".join(f"{title}: +{100 * value:.2f} %" for title, value in over.items())
+    why = f"between the least depth and the greatest a file grows by at most {spread} bytes, the digits of the depth"
+    return Verdict("bytes of `rolled`", target, found, max(over.values()) <= 0.01, why)
+
+
+def _spread(values: list[int]) -> int:
+    return max(values) - min(values)
+
+
+def _export(export: list[Figures], how: str) -> Verdict:
+    written = {"loop": "steps by `laser_fx.loop`", "traced": "steps traced one by one"}[how]
+    aim, target = f"export time, {STEPS} steps, {written}", f"≤ 1/10 of `torch.onnx.export` for {PEER_STEPS}"
+    mine, peer = _one(export, how, STEPS), _one(export, "torch", PEER_STEPS)
+    if mine is None or peer is None:
+        return _absent(aim, target)
+    share = mine["seconds"] / peer["seconds"]
+    found = f"{share:.3f}: {mine['seconds']:.1f} s of {peer['seconds']:.0f} s"
+    why = ""
+    if share > 0.1:
+        part = mine["compile_seconds"] / mine["seconds"]
+        why = f"{100 * part:.0f} % of it is capture and detection, in proportion to the {STEPS} steps that are traced"
+    return Verdict(aim, target, found, share <= 0.1, why)
+
+
+def _export_by_depth(export: list[Figures]) -> Verdict:
+    aim, target = "export time by depth, `laser_fx.loop`", "the same from 16 to 1,024 steps"
+    rows = [row for row in export if row["how"] == "loop" and row["size"] == FIRST and row["steps"] >= STEPS]
+    if len(rows) < 2:
+        return _absent(aim, target)
+    times = [row["seconds"] for row in rows]
+    found = f"{min(times):.1f} to {max(times):.1f} s at {_range(sorted(row['steps'] for row in rows))} steps"
+    slope = max(rows, key=lambda row: row["steps"])["seconds"] / min(rows, key=lambda row: row["steps"])["seconds"]
+    why = (
+        f"the deepest takes {slope:.2f} × of the least deep, the slowest {max(times) / min(times):.2f} × of the fastest"
+    )
+    return Verdict(aim, target, found, slope <= 1.2, why)
+
+
+def _load(load: list[Figures], form: str) -> Verdict:
+    aim, target = f"session load, {STEPS} steps", "≤ 1/20 of the unrolled file's"
+    pairs = [
+        (mine, other)
+        for mine in load
+        for other in load
+        if mine["form"] == "rolled" and other["form"] == form and mine["size"] == other["size"]
+    ]
+    if not pairs:
+        return _absent(aim, target)
+    shares = {mine["title"]: mine["load_seconds"] / other["load_seconds"] for mine, other in pairs}
+    found = "; ".join(
+        f"{mine['title']}: 1/{other['load_seconds'] / mine['load_seconds']:.0f} "
+        f"({mine['load_seconds']:.2f} s of {other['load_seconds']:.1f} s)"
+        for mine, other in pairs
+    )
+    return Verdict(aim, target, found, max(shares.values()) <= 1 / 20)
+
+
+def _load_by_torch(load: list[Figures]) -> Verdict:
+    aim = f"session load, beside torch's file of {PEER_STEPS} steps"
+    mine = next((row for row in load if row["form"] == "rolled" and row["size"] == FIRST), None)
+    other = next((row for row in load if row["form"] == "torch"), None)
+    if mine is None or other is None:
+        return _absent(aim, "none set")
+    found = f"1/{other['load_seconds'] / mine['load_seconds']:.0f} of its {other['load_seconds']:.2f} s"
+    return Verdict(aim, "none set", found, None, "for comparison")
+
+
+def _latency(parts: Figures, key: str, most: float, aim: str) -> Verdict:
+    target = f"≤ {most:g}"
+    cells = [cell for cell in _rows(parts, "latency") if cell["rows"]]
+    pairs = [(cell, row[key]) for cell in cells for row in cell["rows"] if row["arm"] == "rolled" and row[key]]
+    if not pairs:
+        return _absent(f"latency of {aim}", target)
+    values = sorted(value for _, value in pairs)
+    worst = max(pairs, key=lambda pair: pair[1])
+    above = sum(value > most for value in values)
+    found = f"{values[0]:.2f} to {values[-1]:.2f}, median {values[len(values) // 2]:.3f}, over {len(values)} cells"
+    why = f"{above} of {len(values)} cells are above, {_cell(worst[0])} most of all" if above else ""
+    return Verdict(f"latency of {aim}", target, found, not above, why)
+
+
+def _early_exit(parts: Figures) -> Verdict:
+    aim, target = "early exit", "time in proportion to the steps taken, ± 5 %"
+    rows = _rows(parts, "early_exit")
+    if not rows:
+        return _absent(aim, target)
+    worst = max(rows, key=lambda row: row["deviation"])
+    found = f"within ± {100 * worst['deviation']:.1f} %"
+    of_plain = max(row["of_plain"] for row in rows)
+    why = f"all {max(map(int, worst['deviations']))} steps take {of_plain:.2f} × of a file without halting, at most"
+    return Verdict(aim, target, found, worst["deviation"] <= 0.05, why)
+
+
+def _low_rank_speed(parts: Figures) -> Verdict:
+    aim, target = "low rank at 0.45 × linear FLOPs, end to end", "≥ 1.5 × as fast, D ≥ 256"
+    gains = []
+    for cell in _rows(parts, "latency"):
+        rows = {row["arm"]: row for row in cell["rows"]}
+        low = next((row for name, row in rows.items() if "low rank" in name), None)
+        if low and "rolled" in rows:
+            gains.append((rows["rolled"]["seconds"] / low["seconds"], cell))
+    if not gains:
+        return _absent(aim, target)
+    values = sorted(gain for gain, _ in gains)
+    below = [cell for gain, cell in gains if gain < 1.5]
+    found = f"{values[0]:.2f} to {values[-1]:.2f} ×, median {values[len(values) // 2]:.2f} ×, over {len(values)} cells"
+    why = f"below in {len(below)} of {len(values)} cells" if below else ""
+    return Verdict(aim, target, found, not below, why)
+
+
+def _low_rank_flops(parts: Figures) -> Verdict:
+    aim, target = "low rank of the trained models, accuracy equal", "≤ 0.45 × linear FLOPs"
+    rows = [row for row in _rows(parts, "low_rank") if row.get("kind") == "trained"]
+    if not rows:
+        return _absent(aim, target)
+    found = "; ".join(f"{row['title']}: {row['flops_share']:.2f} ×, {row['speed']:.2f} × as fast" for row in rows)
+    met = all(row["flops_share"] <= 0.45 and row["equivalent"] for row in rows)
+    why = "; ".join(row["note"] for row in rows if row.get("note"))
+    return Verdict(aim, target, found, met, why)
+
+
+def _gpu(figures: Figures) -> Verdict:
+    aim = "GPU: `step` with a CUDA graph, batch 1"
+    return Verdict(aim, "≥ 2 × over the unrolled file", "not measured on GPU", None, figures["gpu"])
+
+
+def _absent(aim: str, target: str) -> Verdict:
+    return Verdict(aim, target, "not measured", None)
+
+
+def _one(rows: Iterable[Figures], how: str, steps: int) -> Figures | None:
+    found = (row for row in rows if row["how"] == how and row["steps"] == steps and row["size"] == FIRST)
+    return next(found, None)
+
+
+def _cell(cell: Figures) -> str:
+    return f"{cell['title']}, batch {cell['batch']}, {cell['steps']} step{'s' if cell['steps'] > 1 else ''}"
+
+
+def _range(values: list[int]) -> str:
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
