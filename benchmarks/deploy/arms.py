@@ -71,13 +71,13 @@ def _rolled_model(bench: Bench, steps: int, batch: int) -> Solver:
 
 
 def _functions(bench: Bench, steps: int, batch: int) -> Solver:
-    _refuse_long(bench, steps)
+    _refuse_long(bench, steps, bench.plan.function_steps)
     opened = bench.once(f"functions-{steps}", lambda: session(bench.files.functions(bench.size, steps).path))
     return lambda inputs: answer(opened, inputs)
 
 
 def _unrolled(bench: Bench, steps: int, batch: int) -> Solver:
-    _refuse_long(bench, steps)
+    _refuse_long(bench, steps, bench.plan.unrolled_steps[bench.size.name != bench.plan.sizes[0].name])
     opened = bench.once(f"unrolled-{steps}", lambda: session(bench.files.unrolled(bench.size, steps).path))
     return lambda inputs: answer(opened, inputs)
 
@@ -139,8 +139,7 @@ def first(outputs: dict[str, Any]) -> Inputs:
     return value
 
 
-def _refuse_long(bench: Bench, steps: int) -> None:
-    most = bench.plan.unrolled_steps[bench.size.name != bench.plan.sizes[0].name]
+def _refuse_long(bench: Bench, steps: int, most: int) -> None:
     if steps > most:
         raise Missing(f"{most} steps at most for {bench.size.title}: ONNX Runtime takes minutes to open such a file")
 

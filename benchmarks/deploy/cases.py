@@ -106,6 +106,7 @@ class Plan:
         call_seconds: a cell whose call takes longer, by its cost at one step, is left out.
         cell_seconds: rounds of a cell end when they have taken so long; at least `least_rounds` are made.
         unrolled_steps: the most steps written out, for the first size and for the others.
+        function_steps: the most steps of a file of functions, which ONNX Runtime inlines slowly.
         rounds: the most rounds.
     """
 
@@ -120,6 +121,7 @@ class Plan:
     call_seconds: float
     cell_seconds: float
     unrolled_steps: tuple[int, int]
+    function_steps: int
     rounds: int
     least_rounds: int = 3
 
@@ -136,6 +138,7 @@ FULL = Plan(
     call_seconds=6.0,
     cell_seconds=60.0,
     unrolled_steps=(16, 4),
+    function_steps=4,
     rounds=15,
 )
 QUICK = Plan(
@@ -150,5 +153,6 @@ QUICK = Plan(
     call_seconds=2.0,
     cell_seconds=4.0,
     unrolled_steps=(4, 4),
+    function_steps=4,
     rounds=5,
 )

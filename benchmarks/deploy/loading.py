@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,15 @@ REPEATS = 3
 
 def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``load``: a row for each form, each opened in processes of its own."""
-    steps = plan.load_steps
-    for size, form in itertools.product(plan.sizes[:2], ("rolled", "functions", "unrolled")):
+    for size, form, steps in _wanted(plan):
         records.once("load", f"{size.name}/{form}/{steps}", partial(_row, files, form, size, steps))
-    first, least = plan.sizes[0], plan.peer_steps
-    records.once("load", f"{first.name}/torch/{least}", partial(_row, files, "torch", first, least))
+
+
+def _wanted(plan: Plan) -> Iterator[tuple[Size, str, int]]:
+    first, second = plan.sizes[:2]
+    yield from ((first, form, plan.load_steps) for form in ("rolled", "unrolled"))
+    yield from ((first, form, plan.peer_steps) for form in ("functions", "unrolled", "torch"))
+    yield from ((second, form, plan.load_steps) for form in ("rolled", "unrolled"))
 
 
 def _row(files: Files, form: str, size: Size, steps: int) -> dict[str, Any]:

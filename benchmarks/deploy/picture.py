@@ -48,7 +48,7 @@ def _latencies(panel: Axes, cells: list[Figures]) -> None:
     names = [f"{cell['size']} b{cell['batch']} · {cell['steps']}" for cell in cells]
     panel.set_xticks(range(len(cells)), names, rotation=60, ha="right", fontsize=8.5)
     panel.axhline(0.8, color="#b0b0b0", linestyle="--", linewidth=1)
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.35)
     panel.set_ylabel("CPU time of a call, of torch eager's")
     panel.set_title("Latency: width x tokens, batch · supervision steps", loc="left")
     panel.grid(True, axis="y", color="#e6e6e6")

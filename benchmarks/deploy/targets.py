@@ -127,7 +127,8 @@ def _load(load: list[Figures], form: str) -> Verdict:
         (mine, other)
         for mine in load
         for other in load
-        if mine["form"] == "rolled" and other["form"] == form and mine["size"] == other["size"]
+        if mine["form"] == "rolled" and other["form"] == form
+        if mine["size"] == other["size"] and mine["steps"] == other["steps"]
     ]
     if not pairs:
         return _absent(aim, target)
