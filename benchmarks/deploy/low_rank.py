@@ -1,4 +1,4 @@
-"""Part five: what low rank saves in time: random bases at any width, calibrated ones of the trained models."""
+"""Files in low rank at any width: random bases, which cost what calibrated ones do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import laser_fx
 from benchmarks.deploy.cases import Size
 from benchmarks.deploy.files import File, Files
-from laser_fx.calibration import Calibration, SiteBasis
+from benchmarks.deploy.trained import with_ranks
 from laser_fx.loops import Site
 
 __all__ = ["SHARE", "random_file", "rank_at"]
@@ -25,24 +25,21 @@ def rank_at(share: float, site: Site) -> int:
     return max(1, int(share * site.features * site.outputs / (site.features + site.outputs)))
 
 
-def random_file(files: Files, size: Size, share: float = SHARE) -> File:
-    """A rolled file whose sites all go through a frozen random basis: for its speed alone."""
-    inputs = torch.from_numpy(size.inputs(2))
-    return files.exported(f"{size.name}-low-rank", lambda: compiled_in_low_rank(size.looped(16), inputs, share))
+def random_file(files: Files, size: Size, *, measured: bool) -> File:
+    """A rolled file whose sites all go through a frozen random basis: for its speed alone.
+
+    Args:
+        measured: whether it measures what it keeps at every step, as files do by default.
+    """
+    inputs, name = torch.from_numpy(size.inputs(2)), f"{size.name}-low-rank{'-measured' * measured}"
+    return files.exported(name, lambda: compiled_in_low_rank(size.looped(16), inputs, SHARE, measured=measured))
 
 
-def random_calibration(sites: tuple[Site, ...], share: float) -> Calibration:
-    """Orthonormal bases of no meaning, at this share of the FLOPs."""
-    generator = torch.Generator().manual_seed(0)
-    bases = {}
-    for site in sites:
-        wide = torch.randn(site.outputs, rank_at(share, site), generator=generator)
-        bases[site.key] = SiteBasis("output", torch.linalg.qr(wide).Q.contiguous())
-    return Calibration(bases, "agreement", share, 0.0, 1.0, (0.0, 1.0), 0, ())
-
-
-def compiled_in_low_rank(model: torch.nn.Module, inputs: torch.Tensor, share: float) -> laser_fx.CompiledModel:
+def compiled_in_low_rank(
+    model: torch.nn.Module, inputs: torch.Tensor, share: float, *, measured: bool
+) -> laser_fx.CompiledModel:
     """The model through frozen random bases."""
     exact = laser_fx.compile(model, (inputs,), options=laser_fx.Options.exact())
-    found = random_calibration(exact.sites, share)
-    return laser_fx.compile(model, (inputs,), options=laser_fx.Options(basis="frozen", memory=None), calibration=found)
+    found = with_ranks(exact.sites, {site.key: rank_at(share, site) for site in exact.sites})
+    options = laser_fx.Options(basis="frozen", memory=None, measure=measured)
+    return laser_fx.compile(model, (inputs,), options=options, calibration=found)

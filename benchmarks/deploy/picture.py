@@ -24,7 +24,8 @@ _COLOURS = {
     "torch eager": "#202020",
     "torch.compile, a step": "#c2571a",
     "torch.compile, a net call": "#e0a080",
-    "rolled, low rank 0.45 ×": "#b03060",
+    "low rank 0.45 ×": "#b03060",
+    "low rank 0.45 ×, measured": "#e08aa8",
 }
 
 

@@ -103,7 +103,7 @@ def test_a_session_has_to_load_in_a_twentieth() -> None:
 
 
 def latency_cell(rolled: float, low: float) -> dict[str, Any]:
-    names = {"rolled": rolled, "unrolled": 1.0, "torch eager": 2.0, "rolled, low rank": low}
+    names = {"rolled": rolled, "unrolled": 1.0, "torch eager": 2.0, "low rank": low}
     rows = [{"arm": n, "seconds": s, "of_unrolled": s, "of_eager": s / 2} for n, s in names.items()]
     return {"title": "D = 256", "batch": 1, "steps": 1, "rows": rows}
 
