@@ -21,7 +21,7 @@ from laser_fx.errors import LaserError
 from laser_fx.export import OnnxModel
 from laser_fx.zoo import Solve
 
-__all__ = ["ARMS", "Arm", "Bench"]
+__all__ = ["ARMS", "Arm", "Bench", "Ready", "prepared"]
 
 Inputs = npt.NDArray[Any]
 Solver = Callable[[Inputs], npt.NDArray[Any]]
@@ -70,7 +70,7 @@ def _rolled_model(bench: Bench, steps: int, batch: int) -> Solver:
 
 
 def _functions(bench: Bench, steps: int, batch: int) -> Solver:
-    _refuse_long(bench, steps, bench.plan.function_steps)
+    _refuse_long(bench, steps, bench.plan.function_steps[bench.size.name != bench.plan.sizes[0].name])
     opened = bench.once(f"functions-{steps}", lambda: session(bench.files.functions(bench.size, steps).path))
     return lambda inputs: answer(opened, inputs)
 
@@ -97,7 +97,7 @@ def _eager(bench: Bench, steps: int, batch: int) -> Solver:
 def _compiled_step(bench: Bench, steps: int, batch: int) -> Solver:
     """The supervision step by inductor; a whole solve would be traced and compiled for every number of steps."""
     if bench.size != bench.plan.sizes[0] or batch != bench.plan.batches[0]:
-        raise Missing("inductor takes minutes to compile a supervision step for each shape: at the first size alone")
+        raise Missing("inductor compiles every shape anew: at the first size and batch alone")
     return _torch(Solve(bench.once("compiled step", lambda: _inner_by_inductor(bench)), steps))
 
 
@@ -141,7 +141,7 @@ def first(outputs: dict[str, Any]) -> Inputs:
 
 def _refuse_long(bench: Bench, steps: int, most: int) -> None:
     if steps > most:
-        raise Missing(f"{most} steps at most for {bench.size.title}: ONNX Runtime takes minutes to open such a file")
+        raise Missing("ONNX Runtime takes minutes to open files of more steps")
 
 
 ARMS: tuple[Arm, ...] = (
@@ -158,8 +158,22 @@ ARMS: tuple[Arm, ...] = (
 )
 
 
-def prepared(arm: Arm, bench: Bench, steps: int, batch: int) -> tuple[Solver, float]:
-    """The arm and the CPU seconds until it has answered once.
+@dataclass(frozen=True)
+class Ready:
+    """An arm that has answered once.
+
+    Args:
+        answer: its logits.
+        seconds: CPU seconds until then.
+    """
+
+    solver: Solver
+    answer: Inputs
+    seconds: float
+
+
+def prepared(arm: Arm, bench: Bench, steps: int, batch: int) -> Ready:
+    """The arm, after its first call.
 
     Raises:
         Missing: this version or this size has no such arm.
@@ -167,7 +181,7 @@ def prepared(arm: Arm, bench: Bench, steps: int, batch: int) -> tuple[Solver, fl
     began = time.process_time()
     try:
         solver = arm.make(bench, steps, batch)
-        solver(bench.size.inputs(batch))
+        found = solver(bench.size.inputs(batch))
     except LaserError as error:
         raise Missing(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return solver, time.process_time() - began
+    return Ready(solver, found, time.process_time() - began)

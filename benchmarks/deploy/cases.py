@@ -103,10 +103,11 @@ class Plan:
         traced: depths that are traced step by step as well, the first size alone.
         peer_steps: supervision steps of `torch.onnx.export`.
         load_steps: supervision steps of the table of load times.
-        call_seconds: a cell whose call takes longer, by its cost at one step, is left out.
+        call_seconds: where a call takes longer, by its cost at one step, the core of the arms runs, a few times.
+        core_seconds: a cell whose call takes longer still is left out.
         cell_seconds: rounds of a cell end when they have taken so long; at least `least_rounds` are made.
         unrolled_steps: the most steps written out, for the first size and for the others.
-        function_steps: the most steps of a file of functions, which ONNX Runtime inlines slowly.
+        function_steps: the same of files of functions, which ONNX Runtime inlines slowly.
         rounds: the most rounds.
     """
 
@@ -119,9 +120,10 @@ class Plan:
     peer_steps: int
     load_steps: int
     call_seconds: float
+    core_seconds: float
     cell_seconds: float
     unrolled_steps: tuple[int, int]
-    function_steps: int
+    function_steps: tuple[int, int]
     rounds: int
     least_rounds: int = 3
 
@@ -135,10 +137,11 @@ FULL = Plan(
     traced=(1, 4, 16),
     peer_steps=4,
     load_steps=16,
-    call_seconds=6.0,
-    cell_seconds=60.0,
+    call_seconds=2.5,
+    core_seconds=16.0,
+    cell_seconds=30.0,
     unrolled_steps=(16, 4),
-    function_steps=4,
+    function_steps=(4, 1),
     rounds=15,
 )
 QUICK = Plan(
@@ -151,8 +154,9 @@ QUICK = Plan(
     peer_steps=1,
     load_steps=4,
     call_seconds=2.0,
+    core_seconds=4.0,
     cell_seconds=4.0,
     unrolled_steps=(4, 4),
-    function_steps=4,
+    function_steps=(4, 1),
     rounds=5,
 )

@@ -24,16 +24,17 @@ def cpu_seconds(call: Call) -> float:
 
 
 def interleaved(
-    arms: Mapping[str, Call], *, rounds: int, seconds: float = float("inf"), least: int = 3
+    arms: Mapping[str, Call], *, rounds: int, seconds: float = float("inf"), least: int = 3, warm: bool = True
 ) -> dict[str, list[float]]:
     """CPU seconds of every arm in every round; every other round runs backwards.
 
     Args:
-        arms: called once each before the clock starts.
+        arms: what to run, by name.
         rounds: the most rounds.
+        warm: whether each is called once before the clock starts.
         seconds: start no round after so many CPU seconds, but make `least`.
     """
-    for call in arms.values():
+    for call in arms.values() if warm else ():
         call()
     spent: dict[str, list[float]] = {name: [] for name in arms}
     gc.collect()

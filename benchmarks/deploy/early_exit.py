@@ -82,7 +82,7 @@ def _row(plan: Plan, files: Files, size: Size, batch: int, per: str) -> dict[str
 
     arms: dict[str, Call] = {str(steps): partial(call, steps) for steps in TAKEN}
     arms["plain"] = partial(plain, inputs, depth=MOST)
-    spent = interleaved(arms, rounds=min(ROUNDS, plan.rounds), seconds=2 * plan.cell_seconds)
+    spent = interleaved(arms, rounds=min(ROUNDS, plan.rounds), seconds=plan.cell_seconds)
     medians = {name: statistics.median(values) for name, values in spent.items()}
     about = {"size": size.name, "title": size.title, "batch": batch, "per": per, "rounds": len(spent["1"])}
     found = line([(steps, medians[str(steps)]) for steps in TAKEN])

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.deploy.arms import ARMS, Arm, Bench, Solver, prepared
+from benchmarks.deploy.arms import ARMS, Arm, Bench, Ready, prepared
 from benchmarks.deploy.cases import Plan
-from benchmarks.deploy.clock import cpu_seconds, interleaved, ratio
+from benchmarks.deploy.clock import interleaved, ratio
 from benchmarks.deploy.files import Files
 from benchmarks.deploy.records import Missing, Records
 
@@ -20,6 +20,8 @@ __all__ = ["measure"]
 
 BASE = "unrolled"
 EAGER = "torch eager"
+CORE, CORE_ROUNDS = ("rolled", BASE, EAGER), 2
+"""What runs where a call takes long, and how often."""
 _TOLERANCE, _CHECKED_STEPS = 1e-3, 4
 """Of the largest logit: sums in another order. Untrained weights multiply that from step to step, so that answers of
 many steps say nothing about a file: differences are recorded, and checked up to so many steps."""
@@ -29,12 +31,14 @@ def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``latency``: one entry for each size, batch and number of steps."""
     for size in plan.sizes:
         bench = Bench(plan, files, size)
+        single = 0.0
         for batch in plan.batches:
-            one = 0.0
+            one = single * batch
             for steps in plan.steps:
                 key = f"{size.name}/batch {batch}/{steps}"
                 cell = records.once("latency", key, partial(_cell, bench, steps, batch, one * steps))
-                one = one or cell.get("one", 0.0)
+                one = cell.get("one", one)
+            single = single or one / batch
 
 
 def _cell(bench: Bench, steps: int, batch: int, expected: float) -> dict[str, Any]:
@@ -44,34 +48,33 @@ def _cell(bench: Bench, steps: int, batch: int, expected: float) -> dict[str, An
     """
     plan = bench.plan
     about = {"size": bench.size.name, "title": bench.size.title, "batch": batch, "steps": steps}
-    if expected > plan.call_seconds:
-        return {**about, "skipped": f"a call takes {expected:.0f} s", "rows": []}
-    load = os.getloadavg()[0]
-    solvers, started, skipped = _ready(ARMS, bench, steps, batch)
-    inputs = bench.size.inputs(batch)
-    answers = {name: solver(inputs) for name, solver in solvers.items()}
-    once = cpu_seconds(lambda: solvers["rolled"](inputs))
-    calls = {name: (lambda s=solver: s(inputs)) for name, solver in solvers.items()}  # type: ignore[misc]
-    spent = interleaved(calls, rounds=plan.rounds, seconds=plan.cell_seconds, least=plan.least_rounds)
-    rows = [_row(arm, spent, answers, started) for arm in ARMS if arm.name in spent]
+    if expected > plan.core_seconds:
+        return {**about, "skipped": f"a call takes about {expected:.0f} s", "rows": []}
+    short = expected <= plan.call_seconds
+    arms = [arm for arm in ARMS if short or arm.name in CORE]
+    load, inputs = os.getloadavg()[0], bench.size.inputs(batch)
+    ready, missing = _ready(arms, bench, steps, batch)
+    calls = {name: partial(arm.solver, inputs) for name, arm in ready.items()}
+    rounds = (plan.rounds, plan.least_rounds) if short else (CORE_ROUNDS, CORE_ROUNDS)
+    spent = interleaved(calls, rounds=rounds[0], seconds=plan.cell_seconds, least=rounds[1], warm=short)
+    rows = [_row(arm, spent, ready) for arm in arms if arm.name in spent]
     _check(rows, steps)
+    one = statistics.median(spent["rolled"]) / steps
     loads = [load, os.getloadavg()[0]]
-    return {**about, "one": once / steps, "load_average": loads, "rows": rows, "missing": skipped}
+    return {**about, "one": one, "core": not short, "load_average": loads, "rows": rows, "missing": missing}
 
 
-def _ready(
-    arms: Iterable[Arm], bench: Bench, steps: int, batch: int
-) -> tuple[dict[str, Solver], dict[str, float], dict[str, str]]:
-    solvers, started, skipped = {}, {}, {}
+def _ready(arms: Iterable[Arm], bench: Bench, steps: int, batch: int) -> tuple[dict[str, Ready], dict[str, str]]:
+    ready, missing = {}, {}
     for arm in arms:
         try:
-            solvers[arm.name], started[arm.name] = prepared(arm, bench, steps, batch)
-        except Missing as missing:
-            skipped[arm.name] = str(missing)
-    return solvers, started, skipped
+            ready[arm.name] = prepared(arm, bench, steps, batch)
+        except Missing as reason:
+            missing[arm.name] = str(reason)
+    return ready, missing
 
 
-def _row(arm: Arm, spent: dict[str, list[float]], answers: dict[str, Any], started: dict[str, float]) -> dict[str, Any]:
+def _row(arm: Arm, spent: dict[str, list[float]], ready: dict[str, Ready]) -> dict[str, Any]:
     mine = spent[arm.name]
     return {
         "arm": arm.name,
@@ -79,8 +82,8 @@ def _row(arm: Arm, spent: dict[str, list[float]], answers: dict[str, Any], start
         "seconds": statistics.median(mine),
         "of_unrolled": ratio(mine, spent[BASE]) if BASE in spent else None,
         "of_eager": ratio(mine, spent[EAGER]),
-        "difference": _difference(answers[arm.name], answers[EAGER]),
-        "start_seconds": started[arm.name],
+        "difference": _difference(ready[arm.name].answer, ready[EAGER].answer),
+        "start_seconds": ready[arm.name].seconds,
         "cpu_seconds": mine,
     }
 

@@ -48,7 +48,7 @@ def _refuse(why: str) -> dict[str, Any]:
 
 
 def _chosen(points: list[Point]) -> Iterator[Point]:
-    """Of each model the cheapest point that is equivalent to the exact one, and the one at the goal that loses least."""
+    """Of each model the cheapest point that is equivalent to the exact one, and the one at the goal that keeps most."""
     for model in dict.fromkeys(point["model"] for point in points):
         own = [p for p in points if p["model"] == model and p["steps"] == p["calibrated_at"]]
         equal = sorted((p for p in own if equivalent(p)), key=lambda p: p["flops_share"])
