@@ -23,10 +23,10 @@ def measure(plan: Plan, files: Files, records: Records) -> None:
 def _wanted(plan: Plan) -> Iterator[tuple[Size, str, int]]:
     first, *others = plan.sizes
     yield from ((first, "loop", depth) for depth in plan.depths)
-    yield from ((size, "loop", depth) for size in others for depth in (plan.depths[0], plan.depths[-1]))
     yield first, "verified", plan.depths[0]
-    yield from ((first, "traced", depth) for depth in plan.traced)
     yield first, "torch", plan.peer_steps
+    yield from ((size, "loop", depth) for size in others[:1] for depth in (plan.depths[0], plan.depths[-1]))
+    yield from ((first, "traced", depth) for depth in plan.traced[::-1])
 
 
 def _row(files: Files, size: Size, depth: int, how: str) -> dict[str, Any]:
