@@ -70,7 +70,7 @@ class Files:
 
     def step(self, size: Size) -> File:
         """One supervision step; a host repeats it."""
-        return self.exported(f"{size.name}-step", lambda: exact(size.looped(16), size), form="step")
+        return self.exported(f"{size.name}-step", lambda: exact(size.solve(4), size), form="step")
 
     def unrolled(self, size: Size, steps: int) -> File:
         """The functions written out."""
