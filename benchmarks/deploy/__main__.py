@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from benchmarks.deploy import early_exit, latency, loading, profile, sizes, trained
+from benchmarks.deploy import early_exit, inductor, latency, loading, profile, sizes, trained
 from benchmarks.deploy.cases import FULL, QUICK, Plan
 from benchmarks.deploy.files import Files
 from benchmarks.deploy.publish import FIGURES, figures, publish
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Plan, Files, Records], None]] = {
     "load": loading.measure,
     "early_exit": early_exit.measure,
     "latency": latency.measure,
+    "inductor": inductor.measure,
     "profile": profile.measure,
     "low_rank": trained.measure,
 }

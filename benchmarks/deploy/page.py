@@ -132,7 +132,7 @@ def _latency(parts: Figures) -> str:
     missing = {f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()}
     notes = "\n".join(["", *skipped, *sorted(missing)])
     table = _table(titles, [_line(cell, arms) for cell in measured])
-    return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_start(measured)}\n"
+    return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_start(parts)}\n"
 
 
 def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:
@@ -143,15 +143,11 @@ def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:
     return (cell["title"], cell["batch"], cell["steps"], *own, *parts)
 
 
-def _start(cells: Sequence[Figures]) -> str:
-    """What inductor took until the first answer."""
-    found = {}
-    for cell in cells:
-        for row in cell["rows"]:
-            if row["arm"].startswith("torch.compile") and row["start_seconds"] > 1.0:
-                found.setdefault(f"{row['arm']}, {cell['title']}, batch {cell['batch']}", row["start_seconds"])
-    told = "; ".join(f"{name}: {seconds:.0f} s" for name, seconds in found.items())
-    return f"Until the first answer inductor took, CPU seconds: {told}." if told else ""
+def _start(parts: Figures) -> str:
+    """What inductor takes until the first answer."""
+    rows = _present(parts, "inductor")
+    told = "; ".join(f"*{row['arm']}*, {row['title']}, batch {row['batch']}: {row['seconds']:.0f}" for row in rows)
+    return f"Until the first answer inductor takes, in CPU seconds, without its cache: {told}." if told else ""
 
 
 def _name(cell: Figures) -> str:
