@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._inductor.utils import fresh_cache
 
 from benchmarks.deploy.arms import ARMS, Bench, prepared
 from benchmarks.deploy.cases import Plan
@@ -25,6 +26,6 @@ def _row(plan: Plan, files: Files, name: str) -> dict[str, Any]:
     arm = next(arm for arm in ARMS if arm.name == name)
     size, batch = plan.sizes[0], plan.batches[0]
     torch._dynamo.reset()
-    with torch._inductor.config.patch(force_disable_caches=True):
+    with fresh_cache():  # kernels of an earlier run lie on disk
         seconds = prepared(arm, Bench(plan, files, size), 1, batch).seconds
     return {"arm": name, "title": size.title, "batch": batch, "seconds": seconds}
