@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from benchmarks.deploy import early_exit, inductor, latency, loading, profile, sizes, trained
+from benchmarks.deploy import early_exit, inductor, latency, loading, profile, sizes, trained, written_out
 from benchmarks.deploy.cases import FULL, QUICK, Plan
 from benchmarks.deploy.files import Files
 from benchmarks.deploy.publish import FIGURES, figures, publish
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Plan, Files, Records], None]] = {
     "load": loading.measure,
     "early_exit": early_exit.measure,
     "latency": latency.measure,
+    "written_out": written_out.measure,
     "inductor": inductor.measure,
     "profile": profile.measure,
     "low_rank": trained.measure,
@@ -50,7 +51,7 @@ def gpu_note() -> str:
     """Why there are no figures of a GPU."""
     available = ", ".join(onnxruntime.get_available_providers())
     cuda = "torch sees a CUDA device" if torch.cuda.is_available() else "torch sees no CUDA device"
-    return f"{cuda}, and this build of ONNX Runtime has {available}"
+    return f"none was at hand; {cuda}, and this build of ONNX Runtime has {available}"
 
 
 def parser() -> argparse.ArgumentParser:

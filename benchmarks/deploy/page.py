@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.deploy.targets import verdicts
+from benchmarks.deploy.clock import ratio
+from benchmarks.deploy.targets import measured, verdicts
 
 __all__ = ["page"]
 
@@ -26,8 +27,9 @@ served.
 
 _HOW = """## How it was measured
 
-- {conditions} Every ratio of latencies is the median of the ratios of the rounds of one run, in which all arms take
-  turns; other work on the machine was going on meanwhile, and ratios of a few percent are near its noise.
+- {conditions}
+  Every ratio of latencies is the median of the ratios of the rounds of one run, in which all arms take turns. Other
+  work on the machine was going on meanwhile; differences of a few percent are near its noise.
 - *rolled*, *functions* and *unrolled* are plain ONNX Runtime sessions with default optimisation; *OnnxModel* adds what
   laser-fx checks of every call. *unrolled* is the `functions` file written out by onnx's own inliner, equal nodes
   merged and open dimensions named as torch's exporter names them, since that exporter takes {torch_export:.0f} s for
@@ -78,7 +80,7 @@ def _export(parts: Figures) -> str:
             f"{row['compile_seconds']:.1f}" if row["compile_seconds"] else "–",
             f"{row['export_seconds']:.1f}",
         )
-        for row in _present(parts, "export")
+        for row in measured(parts, "export")
     ]
     titles = (
         "model",
@@ -108,7 +110,7 @@ def _load(parts: Figures) -> str:
             f"{row['load_seconds']:.2f}",
             f"{row['peak_bytes'] / 1e6:.0f}",
         )
-        for row in _present(parts, "load")
+        for row in measured(parts, "load")
     ]
     if not rows:
         return ""
@@ -122,30 +124,46 @@ def _load(parts: Figures) -> str:
 
 def _latency(parts: Figures) -> str:
     cells = list(parts.get("latency", {}).values())
-    measured = [cell for cell in cells if cell.get("rows")]
-    if not measured:
+    found = [cell for cell in cells if cell.get("rows")]
+    if not found:
         return ""
-    arms = list(dict.fromkeys(row["arm"] for cell in measured for row in cell["rows"]))
-    titles = ("model", "batch", "steps", "rolled, CPU s", "rolled, of eager", "rounds", *arms)
-    note = "CPU seconds of a call of the rolled file, its part of eager's, and then every arm's part of *unrolled*."
+    arms = [arm for arm in dict.fromkeys(row["arm"] for cell in found for row in cell["rows"]) if arm != "rolled"]
+    titles = ("model", "batch", "steps", "rounds", "rolled, CPU s", "rolled, of unrolled", "rolled, of eager", *arms)
+    note = (
+        "CPU seconds of a call of the rolled file, its part of the unrolled file's and of eager's; then every arm's "
+        "part of *rolled*."
+    )
     skipped = [f"- {_name(cell)}: not measured, {cell['skipped']}" for cell in cells if cell.get("skipped")]
-    missing = {f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()}
-    notes = "\n".join(["", *skipped, *sorted(missing)])
-    table = _table(titles, [_line(cell, arms) for cell in measured])
-    return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_start(parts)}\n"
+    core = [_name(cell) for cell in found if cell.get("core")]
+    missing = sorted({f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()})
+    long = [f"- {'; '.join(core)}: a call takes seconds, so that only three arms ran"] if core else []
+    table = _table(titles, [_line(cell, arms) for cell in found])
+    notes = "\n".join(["", *skipped, *long, *missing])
+    return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_written_out(parts)}{_start(parts)}\n"
 
 
 def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:
     rows = {row["arm"]: row for row in cell["rows"]}
     rolled = rows["rolled"]
-    parts = [f"{rows[arm]['of_unrolled']:.3f}" if arm in rows and rows[arm]["of_unrolled"] else "–" for arm in arms]
-    own = (f"{rolled['seconds']:.4f}", f"{rolled['of_eager']:.3f}", len(rolled["cpu_seconds"]))
+    mine = rolled["cpu_seconds"]
+    parts = [f"{ratio(rows[arm]['cpu_seconds'], mine):.3f}" if arm in rows else "–" for arm in arms]
+    unrolled = "–" if rolled["of_unrolled"] is None else f"{rolled['of_unrolled']:.3f}"
+    own = (len(mine), f"{rolled['seconds']:.4f}", unrolled, f"{rolled['of_eager']:.3f}")
     return (cell["title"], cell["batch"], cell["steps"], *own, *parts)
+
+
+def _written_out(parts: Figures) -> str:
+    """Beside the file that torch's exporter writes."""
+    rows = measured(parts, "written_out")
+    told = "; ".join(
+        f"{_name(row)}: rolled {row['rolled_of_torch']:.3f}, unrolled {row['unrolled_of_torch']:.3f}" for row in rows
+    )
+    return f"Of the file that `torch.onnx.export` writes, in a run of their own: {told}.\n\n" if told else ""
 
 
 def _start(parts: Figures) -> str:
     """What inductor takes until the first answer."""
-    rows = _present(parts, "inductor")
+    rows = measured(parts, "inductor")
     told = "; ".join(f"*{row['arm']}*, {row['title']}, batch {row['batch']}: {row['seconds']:.0f}" for row in rows)
     return f"Until the first answer inductor takes, in CPU seconds, without its cache: {told}." if told else ""
 
@@ -166,11 +184,11 @@ def _early_exit(parts: Figures) -> str:
             f"± {100 * row['deviation']:.1f} %",
             f"{row['of_plain']:.3f}",
         )
-        for row in _present(parts, "early_exit")
+        for row in measured(parts, "early_exit")
     ]
     if not rows:
         return ""
-    steps = next(iter(_present(parts, "early_exit")))["deviations"]
+    steps = next(iter(measured(parts, "early_exit")))["deviations"]
     titles = (
         "model",
         "batch",
@@ -190,7 +208,7 @@ def _early_exit(parts: Figures) -> str:
 
 
 def _low_rank(parts: Figures) -> str:
-    rows = _present(parts, "low_rank")
+    rows = measured(parts, "low_rank")
     shown = [
         (
             row["title"],
@@ -232,7 +250,7 @@ def _how(figures: Figures) -> str:
     differences = [
         row["difference"] for cell in parts.get("latency", {}).values() for row in cell.get("rows", []) if row["exact"]
     ]
-    peer = next((row for row in _present(parts, "export") if row["how"] == "torch"), {"seconds": 0.0, "steps": 0})
+    peer = next((row for row in measured(parts, "export") if row["how"] == "torch"), {"seconds": 0.0, "steps": 0})
     return _HOW.format(
         conditions=figures["conditions"],
         torch_export=peer["seconds"],
@@ -246,12 +264,9 @@ def _conditions(figures: Figures) -> str:
     return f"## Conditions\n\n`{figures['command']}`; {figures['processor']}, 1 thread; {versions}.\n"
 
 
-def _present(parts: Figures, name: str) -> list[Figures]:
-    return [values for values in parts.get(name, {}).values() if "missing" not in values]
-
-
 def _left_out(parts: Figures, name: str) -> str:
-    lines = [f"- {key}: not measured, {v['missing']}" for key, v in parts.get(name, {}).items() if "missing" in v]
+    entries = parts.get(name, {}).items()
+    lines = [f"- {key}: not measured, {v['missing']}" for key, v in entries if isinstance(v.get("missing"), str)]
     return "\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.deploy.cases import FULL
 
-__all__ = ["Verdict", "verdicts"]
+__all__ = ["Verdict", "measured", "verdicts"]
 
 Figures = Mapping[str, Any]
 STEPS, PEER_STEPS = FULL.load_steps, FULL.peer_steps
@@ -36,7 +36,7 @@ class Verdict:
 def verdicts(figures: Figures) -> list[Verdict]:
     """Every line, in the order of the table."""
     parts = figures["parts"]
-    export, load = _rows(parts, "export"), _rows(parts, "load")
+    export, load = measured(parts, "export"), measured(parts, "load")
     makers = (
         lambda: _nodes(export),
         lambda: _bytes(export),
@@ -56,8 +56,9 @@ def verdicts(figures: Figures) -> list[Verdict]:
     return [make() for make in makers]
 
 
-def _rows(parts: Figures, name: str) -> list[Figures]:
-    return [values for values in parts.get(name, {}).values() if "missing" not in values]
+def measured(parts: Figures, name: str) -> list[Figures]:
+    """The entries of a part that were measured; what was not has its reason as a text."""
+    return [values for values in parts.get(name, {}).values() if not isinstance(values.get("missing"), str)]
 
 
 def _nodes(export: list[Figures]) -> Verdict:
@@ -154,7 +155,7 @@ def _load_by_torch(load: list[Figures]) -> Verdict:
 
 def _latency(parts: Figures, key: str, most: float, aim: str) -> Verdict:
     target = f"≤ {most:g}"
-    cells = [cell for cell in _rows(parts, "latency") if cell["rows"]]
+    cells = [cell for cell in measured(parts, "latency") if cell["rows"]]
     pairs = [(cell, row[key]) for cell in cells for row in cell["rows"] if row["arm"] == "rolled" and row[key]]
     if not pairs:
         return _absent(f"latency of {aim}", target)
@@ -168,7 +169,7 @@ def _latency(parts: Figures, key: str, most: float, aim: str) -> Verdict:
 
 def _early_exit(parts: Figures) -> Verdict:
     aim, target = "early exit", "time in proportion to the steps taken, ± 5 %"
-    rows = _rows(parts, "early_exit")
+    rows = measured(parts, "early_exit")
     if not rows:
         return _absent(aim, target)
     worst = max(rows, key=lambda row: row["deviation"])
@@ -181,7 +182,7 @@ def _early_exit(parts: Figures) -> Verdict:
 def _low_rank_speed(parts: Figures) -> Verdict:
     aim, target = "low rank at 0.45 × linear FLOPs, end to end", "≥ 1.5 × as fast, D ≥ 256"
     gains = []
-    for cell in _rows(parts, "latency"):
+    for cell in measured(parts, "latency"):
         rows = {row["arm"]: row for row in cell["rows"]}
         low = next((row for name, row in rows.items() if name.startswith("low rank")), None)
         if low and "rolled" in rows:
@@ -197,14 +198,14 @@ def _low_rank_speed(parts: Figures) -> Verdict:
 
 def _bounds(parts: Figures) -> str:
     """What the linears' part of the time allows."""
-    rows = _rows(parts, "profile")
+    rows = measured(parts, "profile")
     shares = "; ".join(f"{row['title']} {100 * row['linear_share']:.0f} %, {row['bound']:.2f} ×" for row in rows)
     return f"linears' part of the time and what 0.45 × of it would give: {shares}"
 
 
 def _low_rank_flops(parts: Figures) -> Verdict:
     aim, target = "low rank of the trained models, accuracy equal", "≤ 0.45 × linear FLOPs"
-    rows = [row for row in _rows(parts, "low_rank") if row["batch"] == 1]
+    rows = [row for row in measured(parts, "low_rank") if row["batch"] == 1]
     titles = list(dict.fromkeys(row["title"] for row in rows))
     if not titles:
         return _absent(aim, target)
@@ -225,7 +226,7 @@ def _cheapest(title: str, rows: list[Figures]) -> tuple[str, float]:
 
 def _low_rank_trained_speed(parts: Figures) -> Verdict:
     aim, target = "low rank of the trained models of D ≥ 256, accuracy equal", "≥ 1.5 × as fast"
-    rows = [row for row in _rows(parts, "low_rank") if row["width"] >= 256 and row["equivalent"]]
+    rows = [row for row in measured(parts, "low_rank") if row["width"] >= 256 and row["equivalent"]]
     batches = sorted({row["batch"] for row in rows})
     if not batches:
         return _absent(aim, target)
