@@ -29,15 +29,18 @@ _TOLERANCE = 1e-3
 def measure(plan: Plan, files: Files, records: Records) -> None:
     """Records ``latency``: one entry for each size, batch and number of steps."""
     for size in plan.sizes:
-        bench = Bench(plan, files, size)
-        single = 0.0
-        for batch in plan.batches:
-            one = single * batch
-            for steps in plan.steps:
-                key = f"{size.name}/batch {batch}/{steps}"
-                cell = records.once("latency", key, partial(_cell, bench, steps, batch, one * steps))
-                one = cell.get("one", one)
-            single = single or one / batch
+        _measure_size(Bench(plan, files, size), records)
+
+
+def _measure_size(bench: Bench, records: Records) -> None:
+    single = 0.0
+    for batch in bench.plan.batches:
+        one = single * batch
+        for steps in bench.plan.steps:
+            key = f"{bench.size.name}/batch {batch}/{steps}"
+            cell = records.once("latency", key, partial(_cell, bench, steps, batch, one * steps))
+            one = cell.get("one", one)
+        single = single or one / batch
 
 
 def _cell(bench: Bench, steps: int, batch: int, expected: float) -> dict[str, Any]:
