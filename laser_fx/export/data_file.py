@@ -21,7 +21,7 @@ from laser_fx.errors import OnnxFileError, OutputPathError
 from laser_fx.export.external_data import external_files
 from laser_fx.export.graphs import tensors
 
-__all__ = ["DataFile", "check_data", "data_beside", "sha256_of", "weight_bytes"]
+__all__ = ["DataFile", "check_data", "data_beside", "name_before", "sha256_of", "weight_bytes"]
 
 _LEAST_BYTES = 1024
 _CHUNK = 2**22
@@ -47,8 +47,10 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 @contextmanager
-def data_beside(model: ir.Model, target: Path) -> Iterator[DataFile]:
+def data_beside(model: ir.Model, target: Path) -> Iterator[DataFile | None]:
     """Move a model's weights to a file beside ``target``; if what follows fails, it goes again.
+
+    Gives ``None``, and leaves no file, where no weight has a kilobyte.
 
     Args:
         model: its weights of a kilobyte and more become external, in place.
@@ -61,12 +63,12 @@ def data_beside(model: ir.Model, target: Path) -> Iterator[DataFile]:
     try:
         with _folder_beside(target) as folder:
             ir.external_data.unload_from_model(model, folder, "weights", size_threshold_bytes=_LEAST_BYTES - 1)
-            digest = sha256_of(folder / "weights")
-            data = DataFile(f"{target.stem}.weights-{digest[:_NAMED_BY]}.bin", digest)
-            path = target.with_name(data.file)
-            made = None if path.exists() else path
-            (folder / "weights").replace(path)
-        _point_to(model, data.file)
+            data = _named(folder / "weights", target)
+            if data is not None:
+                path = target.with_name(data.file)
+                made = None if path.exists() else path
+                (folder / "weights").replace(path)
+                _point_to(model, data.file)
         yield data
     except BaseException as error:
         if made is not None:
@@ -76,6 +78,21 @@ def data_beside(model: ir.Model, target: Path) -> Iterator[DataFile]:
                 f"the weights cannot be written: {error.strerror or error}", where=str(target.parent)
             ) from error
         raise
+
+
+def name_before(target: Path) -> str:
+    """What the names of the weights of a file begin with: ``m.weights-`` for ``m.onnx``.
+
+    Any other ending stays, since two files of one folder are not to share weights that an export of one removes.
+    """
+    return f"{target.name.removesuffix('.onnx')}.weights-"
+
+
+def _named(weights: Path, target: Path) -> DataFile | None:
+    if not weights.exists() or not weights.stat().st_size:
+        return None
+    digest = sha256_of(weights)
+    return DataFile(f"{name_before(target)}{digest[:_NAMED_BY]}.bin", digest)
 
 
 def check_data(data: DataFile, model: onnx.ModelProto, path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from laser_fx.errors import OnnxFileError, VerificationError
 from laser_fx.export import OnnxModel, to_onnx, verify_exported
 from laser_fx.export.model_file import read_model_file
+from tests.small import WIDTH, exact, looped
 
 Make = Callable[..., Any]
 
@@ -48,6 +49,21 @@ def test_weights_below_a_gigabyte_stay_in_the_file(make: Make, tmp_path: Path, m
     monkeypatch.setattr("laser_fx.export.onnx._GIGABYTE", 1023)  # the weight has 1,024 bytes
     to_onnx(program, tmp_path / "m.onnx")
     assert _weights(tmp_path / "m.onnx").stat().st_size >= 1024
+
+
+@pytest.mark.parametrize("form", ["rolled", "step"])
+def test_weights_below_a_kilobyte_stay_in_the_file_though_they_were_to_leave_it(tmp_path: Path, form: Any) -> None:
+    compiled = exact(looped(), torch.randn(2, WIDTH))
+    compiled.to_onnx(tmp_path / "m.onnx", form=form, external_data=True)
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_an_export_leaves_the_weights_of_its_neighbours(make: Make, tmp_path: Path) -> None:
+    first = to_onnx(make("one_loop"), tmp_path / "m.onnx", external_data=True).path
+    to_onnx(make("one_loop"), tmp_path / "m.model", external_data=True, verify=False)
+    to_onnx(make("one_loop"), tmp_path / "m.model", external_data=False, verify=False, overwrite=True)
+    verify_exported(first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.model", "m.onnx", _weights(first).name]
 
 
 def test_other_bytes_of_the_weights_are_seen(apart: Path) -> None:
