@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.deploy.cases import FULL
 from benchmarks.deploy.clock import ratio
 from benchmarks.deploy.targets import measured, verdicts
 
@@ -138,8 +140,15 @@ def _latency(parts: Figures) -> str:
     missing = sorted({f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()})
     long = [f"- {'; '.join(core)}: a call takes seconds, so that only three arms ran"] if core else []
     table = _table(titles, [_line(cell, arms) for cell in found])
-    notes = "\n".join(["", *skipped, *long, *missing])
+    notes = "\n".join(["", *skipped, *_absent(parts["latency"]), *long, *missing])
     return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_written_out(parts)}{_start(parts)}\n"
+
+
+def _absent(cells: Figures) -> list[str]:
+    """What the plan has, and no run recorded."""
+    wanted = itertools.product(FULL.sizes, FULL.batches, FULL.steps)
+    left = [(size, batch, steps) for size, batch, steps in wanted if f"{size.name}/batch {batch}/{steps}" not in cells]
+    return [f"- {size.title}, batch {batch}, {steps} steps: no run is recorded" for size, batch, steps in left]
 
 
 def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:

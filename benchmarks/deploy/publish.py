@@ -20,7 +20,7 @@ FIGURES = ROOT / "benchmarks" / "results" / "deploy.json"
 PAGE = ROOT / "docs" / "deployment-numbers.md"
 PICTURE = ROOT / "docs" / "deployment-numbers.png"
 PARTS = ("export", "load", "latency", "early_exit", "written_out", "inductor", "profile", "low_rank")
-CONDITIONS = "Times are CPU seconds of one process, one thread."
+CONDITIONS = "Times are CPU seconds of one process, one thread; parts were measured in several sittings (`--resume`)."
 
 
 def figures(records: Records, gpu: str) -> dict[str, Any]:

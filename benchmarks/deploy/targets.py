@@ -200,7 +200,7 @@ def _bounds(parts: Figures) -> str:
     """What the linears' part of the time allows."""
     rows = measured(parts, "profile")
     shares = "; ".join(f"{row['title']} {100 * row['linear_share']:.0f} %, {row['bound']:.2f} ×" for row in rows)
-    return f"linears' part of the time and what 0.45 × of it would give: {shares}"
+    return f"the linears' part of a call of batch 1, and what 0.45 × of it can give: {shares}"
 
 
 def _low_rank_flops(parts: Figures) -> Verdict:
