@@ -201,7 +201,7 @@ def _compiled(family: str, dtype: str, basis: str) -> CompiledModel | None:
     """Compiled once for all forms; None where there is nothing that a basis could serve."""
     cell = Cell(family, FORMS[0], dtype, basis)
     if basis in ("off", "tracked"):
-        options = Options.exact() if basis == "off" else Options()
+        options = Options.exact() if basis == "off" else Options(sites="all")
         return _ready(laser_fx.compile(_model(family, dtype), options=options), cell)
     exact = _compiled(family, dtype, "off")
     assert exact is not None
@@ -224,7 +224,9 @@ def _bases(exact: CompiledModel, *, per_step: bool) -> dict[str, SiteBasis]:
     """Random bases of three quarters of each site's width: a file has to compute with any."""
     program = exact.program
     found: dict[str, SiteBasis] = {}
-    for number, site in enumerate(p.site for p in find_sites(program.rolled, program.capture.states)):
+    for number, site in enumerate(
+        p.site for p in find_sites(program.rolled, program.capture.states, of_parameters=True)
+    ):
         objective: Any = ("activation", "output")[number % 2]
         width = site.features if objective == "activation" else site.outputs
         trips = tuple(program.nest.trips_around(site.loop)) if per_step else ()

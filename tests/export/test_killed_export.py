@@ -63,7 +63,17 @@ def test_a_killed_export_leaves_the_old_weights_beside_the_old_file(tmp_path: Pa
     assert not torch.equal(OnnxModel(path)(*program.example_inputs)["y"], expected)
 
 
-@pytest.mark.parametrize("form", ["rolled", "functions", "unrolled"])
+def test_a_killed_export_of_steps_leaves_the_old_one_whole(tmp_path: Path) -> None:
+    path, program = tmp_path / "m.onnx", one_loop(trips=4)
+    to_onnx(program, path, form="step", verify=False)
+    expected = OnnxModel(path)(*program.example_inputs)["y"]
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    killed(path, "step")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert torch.equal(OnnxModel(path)(*program.example_inputs)["y"], expected)
+
+
+@pytest.mark.parametrize("form", ["rolled", "functions", "step", "unrolled"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_file_that_may_not_grow_leaves_nothing(tmp_path: Path, form: str, apart: bool) -> None:
     """The kernel itself refuses, in the middle of a write, as a full disk does."""
