@@ -123,7 +123,8 @@ def export(
             check_target(reference, overwrite=overwrite)
         compiled = laser_fx.compile(model, example_inputs=inputs, options=_options(fidelity, exact))
         halting = _halting(halt, halt_per, halt_above)
-        compiled.to_onnx(out, form=form.value, overwrite=overwrite, state=_state(state or []), **halting)
+        pairs: dict[str, Any] = {"state": _state(state)} if state else {}
+        compiled.to_onnx(out, form=form.value, overwrite=overwrite, **pairs, **halting)
         _note(f"wrote {out}")
         if reference is not None:
             _note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")

