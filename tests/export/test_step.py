@@ -319,3 +319,29 @@ def test_states_that_are_none(stepwise: Any, tmp_path: Path, state: Any, said: s
 def test_state_belongs_to_the_form(stepwise: Any, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="form='step'"):
         to_onnx(stepwise[2], tmp_path / "m.onnx", state="auto")
+
+
+class Unread(nn.Module):
+    """Its steps make predictions that only the last one keeps: the body never reads what it carries of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def body(i: Tensor, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            z = torch.tanh(self.layer(carry[0]) + x)
+            return z, self.head(z)
+
+        start = torch.zeros_like(x), x.new_zeros(x.shape[0], 3)
+        result: tuple[Tensor, Tensor] = laser_fx.loop(body, start, 4)
+        return result
+
+
+def test_a_state_that_no_step_reads_is_handed_to_the_finish(tmp_path: Path) -> None:
+    model, x = Unread().eval(), random(3, 8)
+    compiled = laser_fx.compile(model, (x,), options=laser_fx.Options.exact())
+    file = compiled.to_onnx(tmp_path / "m.onnx", form="step")
+    with torch.no_grad():
+        for answer, expected in zip(OnnxModel(file.path)(x).values(), model(x), strict=True):
+            torch.testing.assert_close(answer, expected)
