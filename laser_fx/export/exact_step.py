@@ -61,15 +61,16 @@ def exact_graphs(
 
 def _pairs(split: Split, plan: StepPlan) -> list[tuple[str, str]]:
     """Names of the exact step and of the other one, for what both carry, read by step, and give."""
-    kinds = ((split.states, plan.states), (split.by_step, plan.by_step), (split.kept, plan.kept))
-    if any(len(ours) != len(theirs) for ours, theirs in kinds) or split.position != plan.position:
+    same = len(split.states) == len(plan.states) and len(split.kept) == len(plan.kept)
+    # Bases by step come after the values that differ by step without them, and may be all that counts steps.
+    if not same or len(split.by_step) > len(plan.by_step) or split.position not in (None, plan.position):
         raise ExportError(
             "the step without bases does not carry what the step with them carries",
             where="form='step'",
             fix="choose form='rolled', or report this model as a defect",
         )
     pairs = [(a.name, b.name) for a, b in zip(split.states, plan.states, strict=True)]
-    pairs += [(a.name, b.name) for a, b in zip(split.by_step, plan.by_step, strict=True)]
+    pairs += [(a.name, b.name) for a, b in zip(split.by_step, plan.by_step, strict=False)]
     pairs += [(a.following, b.following) for a, b in zip(split.states, plan.states, strict=True)]
     pairs += [(a.output, b.output) for a, b in zip(split.kept, plan.kept, strict=True)]
     return pairs + ([] if split.halted is None or plan.halted is None else [(split.halted, plan.halted)])

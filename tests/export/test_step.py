@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import laser_fx
+from laser_fx.calibration import Calibration, SiteBasis
 from laser_fx.errors import ExportError, InputError, OptionError
 from laser_fx.export import OnnxModel, serve_config, to_onnx, verify_exported, write_reference
 from laser_fx.zoo.trm import TRM, Solve, TRMConfig
 from tests.export.conftest import MAKERS, random
 from tests.export.files import operators
+from tests.small import Contractive, low_rank
 
 NAMES = ("one_loop", "nested", "per_step")
 EXACT = laser_fx.Options.exact()
@@ -345,3 +347,21 @@ def test_a_state_that_no_step_reads_is_handed_to_the_finish(tmp_path: Path) -> N
     with torch.no_grad():
         for answer, expected in zip(OnnxModel(file.path)(x).values(), model(x), strict=True):
             torch.testing.assert_close(answer, expected)
+
+
+def test_a_step_through_bases_of_its_own_is_run_again_without_them(tmp_path: Path) -> None:
+    model, x = Contractive().eval(), low_rank(6, 32)
+    compiled = laser_fx.compile(model, (x,), options=laser_fx.Options.exact())
+    program, bases = compiled.program, dict[str, SiteBasis]()
+    for site in program.sites:
+        (trips,) = program.nest.trips_around(site.loop)
+        drawn = [torch.linalg.qr(random(site.outputs, site.outputs // 2, seed=step))[0] for step in range(trips)]
+        bases[site.key] = SiteBasis("output", torch.stack(drawn))
+    calibration = Calibration(bases, "agreement", 1.0, 1.0, 1.0, (0.0, 1.0), 1, ())
+    narrow = laser_fx.compile(model, (x,), options=laser_fx.Options(basis="per_step"), calibration=calibration)
+    run = OnnxModel(narrow.to_onnx(tmp_path / "m.onnx", form="step").path)
+    with torch.no_grad():
+        torch.testing.assert_close(next(iter(run(x).values())), narrow(x))
+        assert run.replays == 0
+        torch.testing.assert_close(next(iter(run(x, fidelity=1.0).values())), model(x))
+        assert run.replays == trips
