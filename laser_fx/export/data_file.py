@@ -21,7 +21,7 @@ from laser_fx.errors import OnnxFileError, OutputPathError
 from laser_fx.export.external_data import external_files
 from laser_fx.export.graphs import tensors
 
-__all__ = ["DataFile", "check_data", "data_beside", "name_before", "sha256_of", "weight_bytes"]
+__all__ = ["DataFile", "check_data", "data_beside", "sha256_of", "weight_bytes"]
 
 _LEAST_BYTES = 1024
 _CHUNK = 2**22

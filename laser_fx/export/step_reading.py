@@ -9,13 +9,12 @@ from pathlib import Path
 import onnx
 
 from laser_fx.errors import OnnxFileError
+from laser_fx.export.data_file import sha256_of
 from laser_fx.export.external_data import external_files
 from laser_fx.export.graphs import tensors
 from laser_fx.export.step_plan import WEIGHTS, Part, StepPlan
 
 __all__ = ["beside", "check_digest", "check_weights"]
-
-_CHUNK = 2**22
 
 
 def beside(main: Path, part: Part) -> Path:
@@ -59,7 +58,7 @@ def check_weights(main: Path, plan: StepPlan, models: Sequence[onnx.ModelProto])
             )
     if part is not None:
         path = beside(main, part)
-        _compare(part, _digest(path), path)
+        _compare(part, sha256_of(path), path)
 
 
 def _compare(part: Part, found: str, path: Path) -> None:
@@ -69,14 +68,3 @@ def _compare(part: Part, found: str, path: Path) -> None:
             where=str(path),
             fix="copy all files of one export together, or export it again",
         )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as opened:
-            while chunk := opened.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise OnnxFileError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
-    return digest.hexdigest()

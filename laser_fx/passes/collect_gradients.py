@@ -17,6 +17,7 @@ from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import SET_GRAD, rolled_loop
 from laser_fx.passes.rewrite_sites import Carried, Emitter, identifier, rewrite_sites
+from laser_fx.passes.site_rewriter import Watching
 
 __all__ = ["Sensitivity", "collect_gradients"]
 
@@ -73,27 +74,14 @@ def _attach(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
-class _Collecting:
+class _Collecting(Watching):
     """See `collect_gradients`."""
 
     title = "Sensitive"
-    carries_basis = False
     records = False
 
     def __init__(self, found: Mapping[str, Sensitivity]) -> None:
         self.found = found
-
-    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
-        return {}
-
-    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
-        return ()
-
-    def stacked(self, site: Site) -> int:
-        return 0
-
-    def first_basis(self, emit: Emitter, site: Site) -> Carried:
-        raise NotImplementedError("sensitivities are not carried")
 
     def write(
         self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.rewrite_sites import Carried, Emitter, identifier, rewrite_sites
+from laser_fx.passes.site_rewriter import Watching
 
 __all__ = ["Moments", "collect_moments"]
 
@@ -53,27 +54,14 @@ def collect_moments(rolled: fx.GraphModule, placed: Sequence[PlacedSite]) -> tup
     return rewrite_sites(rolled, placed, _Collecting(found)).graph_module, found
 
 
-class _Collecting:
+class _Collecting(Watching):
     """See `collect_moments`."""
 
     title = "Collected"
-    carries_basis = False
     records = False
 
     def __init__(self, moments: Mapping[str, Moments]) -> None:
         self.moments = moments
-
-    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
-        return {}
-
-    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
-        return ()
-
-    def stacked(self, site: Site) -> int:
-        return 0
-
-    def first_basis(self, emit: Emitter, site: Site) -> Carried:
-        raise NotImplementedError("moments are not carried")
 
     def write(
         self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ import laser_fx.ops  # noqa: F401  registers the operators
 from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.rewrite_sites import Carried, Emitter, RewrittenSites, identifier, rewrite_sites
+from laser_fx.passes.site_rewriter import Watching
 
 __all__ = ["insert_probes"]
 
@@ -32,27 +33,14 @@ def insert_probes(
     return rewrite_sites(rolled, placed, _Probes(of))
 
 
-class _Probes:
+class _Probes(Watching):
     """See `insert_probes`."""
 
     title = "Probed"
-    carries_basis = False
     records = True
 
     def __init__(self, of: str) -> None:
         self.of = of
-
-    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
-        return {}
-
-    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
-        return ()
-
-    def stacked(self, site: Site) -> int:
-        return 0
-
-    def first_basis(self, emit: Emitter, site: Site) -> Carried:
-        raise NotImplementedError("probes carry no basis")
 
     def write(
         self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]

@@ -14,13 +14,13 @@ from torch import Tensor, fx
 
 from laser_fx import subspace
 from laser_fx.calibration import Objective
+from laser_fx.folded_ops import PROBES
 from laser_fx.passes.rewrite_sites import Emitter
 
 __all__ = ["PROBES", "lost_probes", "rank_tail", "record"]
 
 aten = torch.ops.aten
 
-PROBES = 8
 """Probes of an output's error."""
 
 _FLAGS = 3

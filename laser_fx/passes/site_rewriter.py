@@ -15,7 +15,7 @@ from laser_fx.loops import Site
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import PassResult, placeholder
 
-__all__ = ["Carried", "Emitter", "RewrittenSites", "SiteRewriter", "identifier"]
+__all__ = ["Carried", "Emitter", "RewrittenSites", "SiteRewriter", "Watching", "identifier"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,24 @@ class SiteRewriter(Protocol):
         self, emit: Emitter, site: Site, linear: tuple[Any, ...], basis: Carried, prepared: Sequence[fx.Node]
     ) -> tuple[fx.Node | None, Carried, fx.Node | None]:
         """In the body: (value that replaces the linear's or None to keep it, next basis, record)."""
+
+
+class Watching:
+    """The parts of a `SiteRewriter` that only looks on: nothing is made at the top, nothing is carried."""
+
+    carries_basis = False
+
+    def constants(self, placed: Sequence[PlacedSite]) -> Mapping[str, tuple[int, ...]]:
+        return {}
+
+    def prepare(self, emit: Emitter, site: Site, constants: Mapping[str, fx.Node]) -> tuple[fx.Node, ...]:
+        return ()
+
+    def stacked(self, site: Site) -> int:
+        return 0
+
+    def first_basis(self, emit: Emitter, site: Site) -> Carried:
+        raise NotImplementedError("what only looks on carries no basis")
 
 
 def identifier(name: str) -> str:
