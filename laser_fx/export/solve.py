@@ -122,7 +122,8 @@ class Solve:
         return {name: stacked(values) for name, values in self._records.items()}
 
     def _by_step(self) -> Values:
-        rows = {value.name: self._first[value.rows][self.steps] for value in self._plan.by_step}
+        # With the ellipsis a row of numbers is an array of none: ONNX Runtime takes no scalars.
+        rows = {value.name: self._first[value.rows][self.steps, ...] for value in self._plan.by_step}
         here = {name: self._of_active(name, value) for name, value in rows.items()}
         return here if self._plan.position is None else {**here, self._plan.position: np.array(self.steps, np.int64)}
 

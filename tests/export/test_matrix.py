@@ -36,7 +36,7 @@ CHOSEN = [
     for column, basis in enumerate(BASES)
     for form in FORMS
 ]
-OUTCOMES = {"equals eager", "verified in float32", "no site"}
+OUTCOMES = {"equals eager", "verified in float32", "no site", "no step"}
 
 
 def test_the_part_has_every_form_dtype_and_kind_of_bases() -> None:
@@ -49,5 +49,6 @@ def test_a_file_answers_as_eager(cell: Cell, tmp_path: Path) -> None:
     result = run(cell, tmp_path)
     assert result.outcome in OUTCOMES
     assert (result.outcome == "no site") <= (cell.basis in ("frozen", "per_step"))
+    assert (result.outcome == "no step") <= (cell.form == "step")
     assert unlisted(result.operators) == set(), "add them to tests/export/operators.py"
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir()), "nothing half-written is left"
