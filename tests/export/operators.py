@@ -15,8 +15,8 @@ OPERATORS = frozenset((
     "Equal", "Expand", "EyeLike", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual",
     "GridSample", "Identity", "If", "IsNaN", "LayerNormalization", "Less", "LessOrEqual", "Loop", "MatMul",
     "Max", "MaxPool", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean",
-    "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax",
-    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Shape", "Sigmoid", "Sign", "Sin", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
 ))
 # fmt: on
 
