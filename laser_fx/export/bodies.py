@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from laser_fx.errors import ExportError
+from laser_fx.export.onnx_loops import loops_of
 
 __all__ = ["BODY_DOMAIN", "BODY_VERSION", "call_bodies"]
 
@@ -35,7 +36,7 @@ def call_bodies(model: ir.Model, graph: ir.Graph | None = None) -> None:
         ExportError: a trip count that is not a constant.
     """
     outer = model.graph if graph is None else graph
-    for loop in [node for node in outer if node.op_type == "Loop" and node.domain == ""]:
+    for loop in loops_of(outer):
         call_bodies(model, loop.attributes["body"].as_graph())
         _Calls(model, outer, loop).replace()
     model.opset_imports.setdefault(BODY_DOMAIN, BODY_VERSION)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from laser_fx.errors import ExportError, OptionError
+from laser_fx.export.onnx_loops import loops_of
 from laser_fx.export.writer import Writer
 
 __all__ = [
@@ -38,7 +39,7 @@ def outermost_loop(graph: ir.Graph) -> ir.Node:
     Raises:
         ExportError: there is none, or more than one.
     """
-    loops = [node for node in graph if node.op_type == "Loop" and node.domain == ""]
+    loops = loops_of(graph)
     if len(loops) == 1:
         return loops[0]
     if not loops:

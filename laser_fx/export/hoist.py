@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from laser_fx.export.onnx_loops import loops_of
+
 __all__ = ["hoist_invariants"]
 
 _RANDOM = frozenset(
@@ -24,7 +26,7 @@ def hoist_invariants(graph: ir.Graph) -> None:
     Args:
         graph: changed in place; nodes may be in any order.
     """
-    for loop in [node for node in graph if node.op_type == "Loop" and node.domain == ""]:
+    for loop in loops_of(graph):
         body = loop.attributes["body"].as_graph()
         hoist_invariants(body)
         invariant = _invariant(body)
