@@ -249,40 +249,78 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.export.matrix", description=__doc__)
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--json", type=Path, help="write a summary to this file")
+    parser.add_argument("--parts", type=Path, help="keep each family here, and take those that are kept already")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
-    started, outcomes, failures = time.perf_counter(), dict[str, Result](), dict[str, str]()
+    parts = [_part(family, chosen.parts) for family in chosen.families]
+    summary = _summary(parts)
+    print(json.dumps({key: summary[key] for key in ("cells", "outcomes", "largest errors")}, indent=2))
+    if chosen.json is not None:
+        _write(chosen.json, summary)
+    return 1 if summary["failures"] else 0
+
+
+def _part(family: str, folder: Path | None) -> dict[str, Any]:
+    """All cells of a family: what came of them, or what is kept of an earlier run."""
+    kept = None if folder is None else folder / f"{family}.json"
+    if kept is not None and kept.exists():
+        part: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return part
+    part = _run_family(family)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _write(kept, part)
+    return part
+
+
+def _run_family(family: str) -> dict[str, Any]:
+    started, outcomes, errors = time.perf_counter(), Counter[str](), dict[str, float]()
+    failures, operators = dict[str, str](), set[str]()
     with tempfile.TemporaryDirectory() as folder:
-        for cell in cells(chosen.families):
+        for cell in cells([family]):
             try:
-                outcomes[str(cell)] = run(cell, Path(folder))
+                result = run(cell, Path(folder))
             except (AssertionError, LaserError, RuntimeError, ValueError) as error:
                 failures[str(cell)] = f"{type(error).__name__}: {error}"[:500]
                 print(f"FAILED {cell}: {failures[str(cell)]}", flush=True)
-    summary = _summary(outcomes, failures, time.perf_counter() - started)
-    print(json.dumps({key: summary[key] for key in ("cells", "outcomes", "largest errors")}, indent=2))
-    if chosen.json is not None:
-        with replacing(chosen.json, overwrite=True) as beside:
-            beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return 1 if failures else 0
-
-
-def _summary(outcomes: dict[str, Result], failures: dict[str, str], seconds: float) -> dict[str, Any]:
-    errors: dict[str, float] = {}
-    for name, result in outcomes.items():
-        group = " ".join(name.split("-")[1:])
-        errors[group] = max(errors.get(group, 0.0), result.error)
+                continue
+            group = f"{cell.form} {cell.dtype} {cell.basis}"
+            outcomes[result.outcome] += 1
+            errors[group] = max(errors.get(group, 0.0), result.error)
+            operators |= {"::".join(key) for key in result.operators}
     return {
-        "command": "python -m tests.export.matrix",
-        "cells": len(outcomes) + len(failures),
-        "families": sorted({name.split("-")[0] for name in (*outcomes, *failures)}),
-        "outcomes": dict(Counter(result.outcome for result in outcomes.values())),
-        "largest errors": {group: float(f"{error:.2g}") for group, error in sorted(errors.items())},
-        "operators": sorted({"::".join(key) for result in outcomes.values() for key in result.operators}),
+        "family": family,
+        "outcomes": dict(outcomes),
+        "errors": errors,
+        "operators": sorted(operators),
         "failures": failures,
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - started, 1),
         "environment": environment(),
     }
+
+
+def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    errors: dict[str, float] = {}
+    for group, error in itertools.chain.from_iterable(part["errors"].items() for part in parts):
+        errors[group] = max(errors.get(group, 0.0), error)
+    outcomes = sum((Counter(part["outcomes"]) for part in parts), Counter[str]())
+    failures = {cell: reason for part in parts for cell, reason in part["failures"].items()}
+    return {
+        "command": "python -m tests.export.matrix",
+        "cells": outcomes.total() + len(failures),
+        "families": sorted(part["family"] for part in parts),
+        "outcomes": dict(outcomes),
+        "largest errors": {group: float(f"{error:.2g}") for group, error in sorted(errors.items())},
+        "operators": sorted({operator for part in parts for operator in part["operators"]}),
+        "failures": failures,
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "environment": environment(),
+    }
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
