@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from laser_fx.loops import Site, Step
+from laser_fx.reporting.measured import StepSpectrum
 
 __all__ = ["ENERGIES", "Flops", "GraphSize", "SavedBytes", "SiteReport"]
 
@@ -24,6 +25,7 @@ class SiteReport:
         flops_share: share of the model's FLOPs, in [0, 1].
         saved_share: share of the bytes that the model saves for backward, in [0, 1].
         left_exact: why no basis is used here though one was asked for; ``None`` where one is, or none was asked for.
+        spectra: the activation of every step, in the order of execution; empty where none was asked for.
 
     >>> site = Site("mlp.down", "loop_0", "mlp.down.weight", 72, 768, 256, steps=2, rank=64)
     >>> kept, reset = Step(0.9995, 31, False, False, False), Step(0.9991, 60, True, True, False)
@@ -39,6 +41,7 @@ class SiteReport:
     flops_share: float | None = None
     saved_share: float | None = None
     left_exact: str | None = None
+    spectra: tuple[StepSpectrum, ...] = ()
 
     @property
     def lowest_fidelity(self) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -11,17 +9,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from laser_fx.errors import InputError
-from laser_fx.loops import Loop, LoopNest, NearMiss, Site, Step
+from laser_fx.loops import LoopNest, NearMiss
+from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
 from laser_fx.reporting import html, text
+from laser_fx.reporting.measured import CarryTrajectory, GraphPicture, LoopDynamics, MemoryArm, OnnxSize
 from laser_fx.reporting.parts import Flops, GraphSize, SavedBytes, SiteReport
+from laser_fx.reporting.plain import parsed, plain
 
 __all__ = ["SCHEMA", "Report"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what `Report.to_dict` returns: it grows when a reader of the older one would misread the newer one."""
-_READABLE = (1, 2)
-"""Schema 1 has no near-misses."""
+_READABLE = (1, 2, 3)
+"""Schema 1 has no near-misses, 2 nothing of `laser_fx.reporting.measured` and no plan."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +40,15 @@ class Report:
         graph: nodes captured and rolled; ``None`` where not measured.
         warnings: what the user should know, one sentence each.
         near_misses: repetitions that are nearly loops, and what keeps them from being one, best first.
+        trajectories: how every floating carry moves, by loop; empty where not measured.
+        dynamics: leading eigenvalues of each loop body's Jacobian; empty where not measured.
+        memory: bytes held for backward by class of operator, eager first; empty where not measured.
+        plan: what the memory plan keeps, value by value; None where there is no plan.
+        onnx: size of the exported file in each form; empty where not measured.
+        picture: the rolled graph, to be drawn; None where not asked for.
+        control: the same of the untrained model, its weights drawn anew; None where not asked for.
 
+    >>> from laser_fx.loops import Loop
     >>> report = Report("Tiny", LoopNest((Loop("loop_0", 4, carry=("z",)),)))
     >>> report
     Report('Tiny', 1 loop, 0 sites)
@@ -57,10 +66,18 @@ class Report:
     graph: GraphSize | None = None
     warnings: tuple[str, ...] = ()
     near_misses: tuple[NearMiss, ...] = ()
+    trajectories: tuple[CarryTrajectory, ...] = ()
+    dynamics: tuple[LoopDynamics, ...] = ()
+    memory: tuple[MemoryArm, ...] = ()
+    plan: Plan | None = None
+    onnx: tuple[OnnxSize, ...] = ()
+    picture: GraphPicture | None = None
+    control: Report | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report for ``json.dumps``: loop bodies left out, NaN as ``None``, and ``"schema"``, see `SCHEMA`."""
-        return {"schema": SCHEMA, **_plain(self), "loops": _plain(self.loops.loops)}
+        control = None if self.control is None else self.control.to_dict()
+        return {"schema": SCHEMA, **plain(self), "loops": plain(self.loops.loops), "control": control}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
@@ -76,11 +93,12 @@ class Report:
                 fix="make the report again, or read it with the version of laser-fx that wrote it",
             )
         try:
-            return cls(**_parsed(data))
-        except (KeyError, TypeError, AttributeError) as error:
+            report: Report = parsed(cls, _fields(data))
+        except TypeError as error:
             raise InputError(
                 "the dictionary is no report", where=str(error), fix="pass what to_dict returned"
             ) from error
+        return report
 
     def print(self, file: TextIO | None = None) -> None:
         """Prints the nest, the sites and the totals, in colour on a terminal.
@@ -113,42 +131,9 @@ class Report:
         return f"Report({self.model!r}, {text.counted(loops, 'loop')}, {text.counted(len(self.sites), 'site')})"
 
 
-def _plain(value: Any) -> Any:
-    """Dictionaries, lists, texts and finite numbers alone."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "body"}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _parsed(data: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary as the fields of a `Report` have it: without the schema, the nest as a nest."""
     fields = {key: value for key, value in data.items() if key != "schema"}
-    kinds = {"options": Options, "flops": Flops, "saved_bytes": SavedBytes, "graph": GraphSize}
-    return {
-        **fields,
-        **{key: kind(**data[key]) for key, kind in kinds.items() if data[key] is not None},
-        "loops": LoopNest(tuple(_loop(loop) for loop in data["loops"])),
-        "sites": tuple(_site(site) for site in data["sites"]),
-        "environment": dict(data["environment"]),
-        "warnings": tuple(data["warnings"]),
-        "near_misses": tuple(NearMiss(**miss) for miss in data.get("near_misses", ())),
-    }
-
-
-def _loop(data: Mapping[str, Any]) -> Loop:
-    texts = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-    return Loop(**{**data, **texts, "children": tuple(_loop(child) for child in data["children"])})
-
-
-def _site(data: Mapping[str, Any]) -> SiteReport:
-    steps = tuple(Step(**{**step, "fidelity": _number(step["fidelity"])}) for step in data["steps"])
-    return SiteReport(**{**data, "site": Site(**data["site"]), "steps": steps, "rank_at": tuple(data["rank_at"])})
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    if isinstance(data.get("control"), Mapping):
+        fields["control"] = _fields(data["control"])
+    return {**fields, "loops": {"loops": fields.get("loops")}}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from laser_fx.errors import InputError
 from laser_fx.loops import Loop, LoopNest, Site, Step
 from laser_fx.options import Options
 from laser_fx.reporting import SCHEMA, Flops, Report, SiteReport
+from tests.reporting.conftest import full_report
 
 SITE = Site("mlp.down", "loop_0", "mlp.down.weight", 72, 768, 256, steps=2, rank=64)
 
@@ -21,6 +23,27 @@ def through_json(report: Report) -> Report:
 
 def test_a_report_survives_json(report: Report) -> None:
     assert through_json(report) == report
+
+
+def test_everything_that_can_be_measured_survives_json() -> None:
+    report = full_report(act=2)
+    assert through_json(report) == report
+    assert report.control is not None
+
+
+@pytest.mark.parametrize(
+    ("broken", "where"),
+    [
+        ({"dynamics": [{"loop": "loop_0", "size": "many"}]}, "dynamics[0].size"),
+        ({"trajectories": [{"loop": "loop_0", "carry": "z", "steps": [{"change": "much"}]}]}, "steps[0].change"),
+        ({"memory": [{"name": "lean", "classes": {"norm": 0.5}}]}, "memory[0].classes.norm"),
+        ({"picture": {"nodes": [{"label": "add"}]}}, "picture.nodes[0]"),
+        ({"control": 3}, "control"),
+    ],
+)
+def test_what_is_wrong_inside_a_report_is_named(broken: dict[str, object], where: str, report: Report) -> None:
+    with pytest.raises(InputError, match=re.escape(where)):
+        Report.from_dict({**report.to_dict(), **broken})
 
 
 def test_an_empty_report_survives_json() -> None:
