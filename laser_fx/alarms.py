@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from laser_fx.events import tell
 from laser_fx.loops import Step
 
 __all__ = ["Alarms", "reset_rate"]
-
-_log = logging.getLogger("laser_fx")
 
 
 def reset_rate(steps: Sequence[Step]) -> float:
@@ -35,10 +34,14 @@ class Alarms:
             rate = reset_rate(steps)
             if rate > bound and site not in self._told:
                 self._told.add(site)
-                _log.warning(
+                tell(
+                    logging.WARNING,
+                    "slow_basis",
                     "%s: %.0f %% of %d steps made a fresh basis; one that follows the loop does not keep up",
                     site,
                     100 * rate,
                     len(steps) - 1,
-                    extra={"site": site, "reset_rate": rate, "steps": len(steps)},
+                    site=site,
+                    reset_rate=rate,
+                    steps=len(steps),
                 )

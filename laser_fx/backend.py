@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from laser_fx.call import Call, flatten_call
 from laser_fx.errors import CaptureError, NonFiniteError, OptionError
+from laser_fx.events import tell
 from laser_fx.fingerprint import fingerprint
 from laser_fx.options import Options
 from laser_fx.program import Program
@@ -25,7 +26,6 @@ from laser_fx.programs import Programs, mode_of, run
 
 __all__ = ["Backend", "backend"]
 
-_log = logging.getLogger("laser_fx")
 _STATE = re.compile(r"\.(?:_parameters|_buffers)\['[^']*'\]$")
 _SELF = re.compile(r"^[LG]\['\w+'\]\.?")
 _STEPS = re.compile(r"\.(?:_modules|_parameters|_buffers)\['([^']*)'\]")
@@ -133,9 +133,12 @@ class _Graph:
             found = self.programs.compile(self._state, call, mode, dynamic=self._dynamic and call.shared_batch() != 1)
         except (CaptureError, NonFiniteError) as error:
             self._refused = True
-            _log.warning("one of dynamo's graphs runs as it is: %s", error)
+            sentence = "one of dynamo's graphs runs as it is: %s"
+            tell(logging.WARNING, "backend_refused", sentence, error, error=str(error))
             return None
-        _log.info("one of dynamo's graphs has the loops %s and %d sites", found.nest.trips(), len(found.sites))
+        trips, sites = found.nest.trips(), len(found.sites)
+        sentence = "one of dynamo's graphs has the loops %s and %d sites"
+        tell(logging.INFO, "backend_graph", sentence, trips, sites, trips=trips, sites=sites)
         return found
 
 

@@ -20,6 +20,7 @@ from laser_fx.alarms import Alarms
 from laser_fx.calibration import Calibration
 from laser_fx.call import Call, flatten_call
 from laser_fx.errors import InputError, NoLoopWarning, OptionError
+from laser_fx.events import tell
 from laser_fx.export import OnnxFile, StatePairs, to_onnx
 from laser_fx.fingerprint import Fingerprint, fingerprint
 from laser_fx.loops import LoopNest, Site
@@ -34,8 +35,6 @@ from laser_fx.reporting.describe import describe_program
 from laser_fx.standin import StandIn
 
 __all__ = ["CompiledModel", "compiled_copy"]
-
-_log = logging.getLogger("laser_fx")
 
 
 class CompiledModel(StandIn):
@@ -240,7 +239,8 @@ class CompiledModel(StandIn):
     def _mode(self, call: Call, state: Fingerprint) -> Mode:
         mode = mode_of(call, training=self.training, trainable=state.trainable)
         if mode.grad_enabled and not mode.training and self.options.forward == "lowrank":
-            _log.info("gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward")
+            sentence = "gradients are on: this evaluation is exact; call under torch.no_grad() for the low-rank forward"
+            tell(logging.INFO, "exact_forward", sentence)
         return mode
 
     def _inference_program(self) -> Program:

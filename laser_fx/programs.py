@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,12 @@ from laser_fx.calibration import Calibration
 from laser_fx.call import Call
 from laser_fx.capture import check_finite
 from laser_fx.errors import NonFiniteError
+from laser_fx.events import is_told, tell
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import bases_of, segments_of
 from laser_fx.passes.freeze import freeze
+from laser_fx.passes.infra import count_nodes
 from laser_fx.passes.pipeline import retrack
 from laser_fx.program import Mode, Program, flat_record
 from laser_fx.reasons import causes
@@ -30,8 +33,6 @@ __all__ = ["LIMIT", "Programs", "autocast_of", "mode_of", "run"]
 
 LIMIT = 64
 """Programs of one compiled model; calls that would need one more run as they are."""
-
-_log = logging.getLogger("laser_fx")
 
 
 class _Known(NamedTuple):
@@ -89,7 +90,9 @@ class Programs:
         like = [known.program for known in self._known if known.mode == mode and known.state == state]
         # A free leading size holds from 2 on; the second program for a single row is one of its own.
         single = call.shared_batch() == 1 and any(program.capture.dynamic for program in like)
+        began = perf_counter()
         program = self._frozen(program_for(self.model, state, call, mode, self.options, dynamic=dynamic and not single))
+        _tell_compiled(program, perf_counter() - began)
         self._known.append(_Known(state, mode, plain_values(call), program))
         return program
 
@@ -100,12 +103,19 @@ class Programs:
         if not self._told:
             self._told = True
             (thing, times), *_ = self._causes.most_common(1) or [("something", 0)]
-            _log.warning(
+            model, count = type(self.model).__name__, len(self._known)
+            tell(
+                logging.WARNING,
+                "programs_full",
                 "%s has %d programs, and calls that need another one run as they are from here on: %s changed %d times",
-                type(self.model).__name__,
-                len(self._known),
+                model,
+                count,
                 thing,
                 times,
+                model=model,
+                programs=count,
+                cause=thing,
+                times=times,
             )
         return True
 
@@ -137,7 +147,9 @@ class Programs:
         found = causes(nearest.program.capture, (nearest.state, state), (nearest.mode, mode), call, parameters)
         news = [cause for cause in found if cause.thing not in self._causes]
         self._causes.update(cause.thing for cause in found)
-        _log.log(logging.INFO if news else logging.DEBUG, "recompiling: %s", "; ".join(map(str, news or found)))
+        told = [str(cause) for cause in news or found]
+        level, model = logging.INFO if news else logging.DEBUG, type(self.model).__name__
+        tell(level, "recompiling", "recompiling: %s", "; ".join(told), model=model, causes=told)
 
 
 def mode_of(call: Call, *, training: bool, trainable: bool) -> Mode:
@@ -180,6 +192,33 @@ def run(program: Program, call: Call) -> tuple[Any, tuple[Any, ...]]:
     if program.left_exact and _has_nan(output):
         check_finite(program.model, call, infinities=True)
     return output, records
+
+
+def _tell_compiled(program: Program, seconds: float) -> None:
+    """Counting nodes takes time: only where somebody listens."""
+    if not is_told(logging.INFO):
+        return
+    model, trips = type(program.model).__name__, program.nest.trips()
+    captured, rolled = count_nodes(program.captured), count_nodes(program.rolled)
+    tell(
+        logging.INFO,
+        "compiled",
+        "%s: %d nodes are %d in %d loops, %d sites; %.1f s",
+        model,
+        captured,
+        rolled,
+        len(trips),
+        len(program.sites),
+        seconds,
+        model=model,
+        training=program.mode.training,
+        grad_enabled=program.mode.grad_enabled,
+        captured=captured,
+        rolled=rolled,
+        trips=trips,
+        sites=len(program.sites),
+        seconds=seconds,
+    )
 
 
 def _has_nan(output: Any) -> bool:

@@ -10,7 +10,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "laser_fx"
 FLOORS = (
-    {"aside", "trees", "errors", "files", "intervals", "loops", "markers", "nodes", "subspace", "rolled", "swaps"},
+    {
+        "aside",
+        "trees",
+        "errors",
+        "events",
+        "files",
+        "intervals",
+        "loops",
+        "markers",
+        "nodes",
+        "subspace",
+        "rolled",
+        "swaps",
+    },
     {
         "options",
         "ops",

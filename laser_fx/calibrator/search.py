@@ -18,6 +18,7 @@ from laser_fx.calibrator.directions import OBJECTIVES, Directions, directions
 from laser_fx.calibrator.examples import Example, Splits, Target, tensors_of
 from laser_fx.calibrator.fast import fast
 from laser_fx.errors import InputError
+from laser_fx.events import tell
 from laser_fx.intervals import paired_lower, wilson
 from laser_fx.loops import Site
 from laser_fx.passes.collect_gradients import collect_gradients
@@ -33,7 +34,6 @@ BasisKind = Literal["frozen", "per_step"]
 Left = Collection[str] | Callable[[Site], bool]
 """Keys of sites that stay exact, or what says so of a site."""
 
-_log = logging.getLogger("laser_fx")
 _HALVINGS = 5
 _STEP_UP = 1.12
 """What a setting that does not pass is made more expensive by."""
@@ -198,8 +198,11 @@ class Search:
 
     def _note(self, setting: Setting, kept: float, examples: str) -> None:
         self.trials.append(Trial(str(setting.family), None, setting.flops_share, kept, examples))
-        _log.info("calibrate: %s, %.3f of the FLOPs, %.2f %% kept of the %s examples", setting.family,
-                  setting.flops_share, 100 * kept, examples)  # fmt: skip
+        family, share = str(setting.family), setting.flops_share
+        sentence = "calibrate: %s, %.3f of the FLOPs, %.2f %% kept of the %s examples"
+        values = (family, share, 100 * kept, examples)
+        fields = {"family": family, "flops_share": share, "kept": kept, "examples": examples}
+        tell(logging.INFO, "calibration_trial", sentence, *values, **fields)
 
     def _direction(self, key: str, objective: Objective, basis: BasisKind) -> Directions:
         known = self._directions
@@ -223,7 +226,8 @@ class Search:
 
     @cached_property
     def _moments(self) -> dict[str, Tensor]:
-        _log.info("calibrate: measuring the activations of %d sites", len(self.sites))
+        stage, count = "measuring the activations", len(self.sites)
+        tell(logging.INFO, "calibrating", "calibrate: %s of %d sites", stage, count, stage=stage, sites=count)
         graph, moments = collect_moments(self.program.rolled, self.placed)
         with torch.no_grad():
             for inputs, _ in self.splits.searched:
@@ -232,7 +236,8 @@ class Search:
 
     @cached_property
     def _sensitivities(self) -> dict[str, Tensor]:
-        _log.info("calibrate: measuring what the answer depends on")
+        stage, count = "measuring what the answer depends on", len(self.sites)
+        tell(logging.INFO, "calibrating", "calibrate: %s", stage, stage=stage, sites=count)
         graph, found = collect_gradients(self.program.rolled, self.placed)
         generator = torch.Generator().manual_seed(_SEED)
         seen = 0

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Literal, get_args
 
 import onnx
 import onnx_ir as ir
 
 from laser_fx.errors import ExportError, OptionError
+from laser_fx.events import tell
 from laser_fx.export.build import Form, build
 from laser_fx.export.checksum import with_checksum
 from laser_fx.export.data_file import data_beside, weight_bytes
@@ -110,7 +113,7 @@ def to_onnx(
         VerificationError: the file does not answer as the program does. Nothing is left on disk.
         MissingDependencyError: ``verify`` without ONNX Runtime.
     """
-    target = Path(path)
+    began, target = perf_counter(), Path(path)
     check_target(target, overwrite=overwrite)
     if form not in FORMS:
         raise OptionError(f"form is {form!r}", where="to_onnx", fix=f"choose one of {', '.join(FORMS)}")
@@ -125,7 +128,7 @@ def to_onnx(
         step = write_step(
             program, built, target, check=_checked_bytes, verify=verify, overwrite=overwrite, external_data=apart
         )
-        return OnnxFile(target, step.bytes, step.nodes, form, step.verification, step.parts)
+        return _told(OnnxFile(target, step.bytes, step.nodes, form, step.verification, step.parts), began)
     model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset, halt=halting)
     nodes = sum(1 for _ in model.graph.all_nodes())
     apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
@@ -139,7 +142,15 @@ def to_onnx(
     for path in old - new:
         path.unlink(missing_ok=True)
     size = sum(path.stat().st_size for path in (target, *new))
-    return OnnxFile(target, size, nodes, form, verification)
+    return _told(OnnxFile(target, size, nodes, form, verification), began)
+
+
+def _told(file: OnnxFile, began: float) -> OnnxFile:
+    seconds, verified = perf_counter() - began, file.verification is not None
+    sentence = "wrote %s, %s: %d bytes, %d nodes; %.1f s"
+    fields = {"form": file.form, "bytes": file.bytes, "nodes": file.nodes, "seconds": seconds}
+    tell(logging.INFO, "exported", sentence, file.path, *fields.values(), path=file.path, verified=verified, **fields)
+    return file
 
 
 def _write(model: ir.Model, metadata: FileMetadata, path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from laser_fx.errors import OptionError
+from laser_fx.events import tell
 
 __all__ = [
     "CPU",
@@ -29,7 +30,6 @@ CUDA_GRAPH = "enable_cuda_graph"
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """A provider's name, or its name and its options."""
 
-_log = logging.getLogger("laser_fx")
 _LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
 
 
@@ -98,4 +98,4 @@ def _preload(runtime: Any) -> None:
     with contextlib.redirect_stdout(printed):
         preload()
     if printed.getvalue():
-        _log.debug("onnxruntime.preload_dlls: %s", printed.getvalue().strip())
+        tell(logging.DEBUG, "preloaded", "onnxruntime.preload_dlls: %s", printed.getvalue().strip())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_fx.errors import MissingDependencyError, OnnxFileError, OptionError
+from laser_fx.events import tell
 from laser_fx.export.expanded import own_name, source_of
 from laser_fx.export.host_loop import HostLoop
 from laser_fx.export.model_file import ModelFile, read_model_file
@@ -30,7 +31,6 @@ __all__ = ["NoKernelError", "Opened", "onnxruntime", "open_file", "open_session"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
 _NO_OPSET = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.DOTALL)
-_log = logging.getLogger("laser_fx")
 
 
 class NoKernelError(OnnxFileError):
@@ -116,13 +116,18 @@ def _opened(file: ModelFile, providers: Sequence[Provider] | None, level: str, o
         reasons = "; ".join(f"{name}: {reason}" for name, reason in why_not.items())
         raise OptionError(f"no provider of those asked for can run: {reasons}", where="providers", fix="pass None")
     for name, reason in why_not.items():
-        _log.log(
+        tell(
             logging.WARNING if name in missed else logging.INFO,
+            "provider_missed",
             "%s runs on %s, not on %s: %s",
             file.path,
             running[0],
             name,
             reason,
+            path=file.path,
+            running=running[0],
+            provider=name,
+            reason=reason,
         )
     return Opened(session, running, why_not)
 

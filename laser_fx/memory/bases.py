@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from laser_fx import subspace
 from laser_fx.errors import NonFiniteError, OptionError
+from laser_fx.events import tell
 from laser_fx.loops import Step
 from laser_fx.memory.codecs import Codec, LowRank
 from laser_fx.memory.joint import Form
 
 __all__ = ["TrackedBasis", "rank_within"]
 
-_log = logging.getLogger("laser_fx")
 
 _FIRST_WIDTH = 16
 """Columns of the first sketch at a site of which nothing is known; doubled until they suffice."""
@@ -383,17 +383,17 @@ class TrackedBasis(nn.Module):
         if knew_nothing or self._warned or self.renewal_rate <= self.alarm:
             return
         self._warned = True
-        _log.warning(
+        tell(
+            logging.WARNING,
+            "slow_pooled_basis",
             "%s: %.0f %% of %d steps needed a basis of their own; the pooled one does not keep up",
             self.name,
             100 * self.renewal_rate,
             len(self.steps),
-            extra={
-                "site": self.name,
-                "renewal_rate": self.renewal_rate,
-                "reset_rate": self.reset_rate,
-                "steps": len(self.steps),
-            },
+            site=self.name,
+            renewal_rate=self.renewal_rate,
+            reset_rate=self.reset_rate,
+            steps=len(self.steps),
         )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:

@@ -15,6 +15,7 @@ from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
 from laser_fx.errors import CaptureError, PassError
+from laser_fx.events import tell
 from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.nodes import code_line
 from laser_fx.options import Options
@@ -30,8 +31,6 @@ from laser_fx.passes.sharing import saved_elsewhere
 from laser_fx.program import Mode, Program, flat_record
 
 __all__ = ["build_program", "measure_spectra", "place_sites", "retrack", "view_of"]
-
-_log = logging.getLogger("laser_fx")
 
 
 def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *, dynamic: bool = True) -> Program:
@@ -51,7 +50,8 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
     check_finite(model, call)
     captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic, free_sizes=options.open_sizes)
     for size in captured.fixed_sizes(options.open_sizes):
-        _log.warning("the model's code needs the size %r: it stays as in the example inputs", size)
+        sentence = "the model's code needs the size %r: it stays as in the example inputs"
+        tell(logging.WARNING, "size_fixed", sentence, size, size=size)
     _refuse_mutation(captured)
     program = _roll(model, captured, mode, options)
     return _finish(program)
