@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import warnings
@@ -10,59 +11,20 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
 import laser_fx
-from laser_fx import cli
-from laser_fx.cli import app
 from laser_fx.errors import CaptureError, NoLoopWarning, OnnxFileError, OptionError, OutputPathError, VerificationError
 from laser_fx.export import FileCheck, ServedModel
-from laser_fx.loops import Loop, LoopNest
 from laser_fx.options import Options
 from laser_fx.reporting import Report
-
-REPORT = Report("Tiny", LoopNest((Loop("loop_0", 4, carry=("z",)),)))
-MODULE = """
-import torch
-def make(): return torch.nn.Linear(2, 2), (torch.ones(3, 2),)
-def lone(): return torch.nn.Linear(2, 2), torch.ones(3, 2)
-def wrong(): return torch.nn.Linear(2, 2)
-def broken(): raise RuntimeError("my own defect")
-number = 3
-"""
+from tests.cli.calls import REPORT, call
 
 
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def module(command: str) -> Any:
+    return importlib.import_module(f"laser_fx.cli.{command}")
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of its own, with a module of factories in it."""
-    (tmp_path / "factories.py").write_text(MODULE, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "factories", raising=False)
-
-
-@pytest.fixture
-def inspected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `laser_fx.inspect` was called with."""
-    calls: list[Any] = []
-    monkeypatch.setattr(laser_fx, "inspect", lambda *given: calls.append(given) or REPORT, raising=False)
-    return calls
-
-
-@pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `laser_fx.compile` and `to_onnx` were called with."""
-    calls: list[Any] = []
-    compiled = SimpleNamespace(program="the program", to_onnx=lambda path, **given: calls.append((path, given)))
-    monkeypatch.setattr(laser_fx, "compile", lambda model, **given: calls.append(given) or compiled, raising=False)
-    return calls
-
-
-def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def failing(*_: object, **__: object) -> None:
         raise error
 
@@ -73,7 +35,7 @@ def test_inspect_prints_the_report(inspected: list[Any]) -> None:
     done = call("inspect", "factories:make")
     assert done.exit_code == 0
     assert "loop_0 × 4" in done.stdout
-    model, inputs = inspected[0]
+    model, inputs, _ = inspected[0]
     assert isinstance(model, nn.Linear)
     assert inputs[0].shape == (3, 2)
 
@@ -135,7 +97,9 @@ def test_export_keeps_a_reference_where_asked(
     exported: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written: list[Any] = []
-    monkeypatch.setattr(cli, "write_reference", lambda *given, **named: written.append((given, named)) or given[2])
+    monkeypatch.setattr(
+        module("export"), "write_reference", lambda *given, **named: written.append((given, named)) or given[2]
+    )
     done = call("export", "factories:make", "m.onnx", "--reference", "r.safetensors")
     assert done.exit_code == 0, done.output
     assert written == [(("the program", Path("m.onnx"), Path("r.safetensors")), {"overwrite": False})]
@@ -151,7 +115,7 @@ CHECK = FileCheck(Path("m.onnx"), "rolled", True, ("BASIC", "ALL"), ("run a",), 
 
 def test_verify_prints_what_was_checked_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(cli, "verify_exported", lambda *given: calls.append(given) or CHECK)
+    monkeypatch.setattr(module("verify"), "verify_exported", lambda *given: calls.append(given) or CHECK)
     done = call("verify", "m.onnx", "--reference", "r.safetensors")
     assert done.exit_code == 0
     assert calls == [(Path("m.onnx"), Path("r.safetensors"))]
@@ -170,7 +134,7 @@ def test_verify_has_exit_codes(monkeypatch: pytest.MonkeyPatch, error: Exception
     def failing(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "verify_exported", failing)
+    monkeypatch.setattr(module("verify"), "verify_exported", failing)
     done = call("verify", "m.onnx")
     assert done.exit_code == code
     assert done.stderr == f"error: {error}\n"
@@ -188,7 +152,9 @@ def test_verify_reads_a_file_that_is_none(tmp_path: Path) -> None:
 def test_serve_config_hands_its_options_on_and_prints_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     served = ServedModel(Path("models/m"), "m", 8, ("depth keeps its default",))
-    monkeypatch.setattr(cli, "serve_config", lambda *given, **named: calls.append((given, named)) or served)
+    monkeypatch.setattr(
+        module("serve_config"), "serve_config", lambda *given, **named: calls.append((given, named)) or served
+    )
     given = ["--name", "m", "--max-batch", "8", "--queue-delay-us", "9", "--depth", "3", "--fidelity", "0.9"]
     done = call("serve-config", "m.onnx", "--out", "models", *given, "--overwrite")
     assert done.exit_code == 0, done.output
@@ -219,35 +185,12 @@ def test_failed_parity_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_warning_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def warned(*_: object) -> Report:
+    def warned(*_: object, **__: object) -> Report:
         warnings.warn("no loop was found", NoLoopWarning, stacklevel=1)
         return REPORT
 
     monkeypatch.setattr(laser_fx, "inspect", warned, raising=False)
     assert call("inspect", "factories:make").stderr == "warning: no loop was found\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("factories", "package.module:function"),
-        (":make", "package.module:function"),
-        ("nowhere.at_all:make", "there is no module nowhere"),
-        ("factories:absent", "factories has no function absent"),
-        ("factories:number", "factories has no function number"),
-        ("factories:wrong", "the factory returned Linear"),
-    ],
-)
-def test_a_factory_that_does_not_fit_is_explained(name: str, said: str, inspected: list[Any]) -> None:
-    done = call("inspect", name)
-    assert done.exit_code == 2
-    assert said in done.stderr
-    assert not inspected
-
-
-def test_a_defect_of_the_factory_keeps_its_traceback(inspected: list[Any]) -> None:
-    done = call("inspect", "factories:broken")
-    assert isinstance(done.exception, RuntimeError)
 
 
 def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +207,20 @@ def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_version_is_printed() -> None:
     assert call("--version").stdout == f"{laser_fx.__version__}\n"
+
+
+def test_a_defect_has_an_exit_code_and_a_traceback_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, ZeroDivisionError("oh"))
+    done = call("inspect", "factories:make")
+    assert done.exit_code == 3
+    assert "ZeroDivisionError: oh" in done.stderr
+    assert "defect of laser-fx" in done.stderr
+
+
+def test_an_interruption_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, KeyboardInterrupt())
+    done = call("inspect", "factories:make")
+    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
 
 
 def test_help_lists_the_commands() -> None:

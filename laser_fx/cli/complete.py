@@ -1,0 +1,27 @@
+"""What a shell offers to complete."""
+
+from __future__ import annotations
+
+__all__ = ["factory_names", "trained_models"]
+
+
+def factory_names(incomplete: str) -> list[str]:
+    """Names of the zoo that begin so. Modules are left alone: to look into one is to run it.
+
+    >>> factory_names("zoo.h")
+    ['zoo.hrm', 'zoo.huginn']
+    """
+    from laser_fx.zoo.examples import EXAMPLES  # only the shell asks for it
+
+    return [name for name in (f"zoo.{name}" for name in sorted(EXAMPLES)) if name.startswith(incomplete)]
+
+
+def trained_models(incomplete: str) -> list[str]:
+    """Trained models whose names begin so.
+
+    >>> trained_models("su")
+    ['sudoku']
+    """
+    from laser_fx.zoo import models
+
+    return [name for name in models() if name.startswith(incomplete)]

@@ -1,0 +1,57 @@
+"""What a command says besides its results, and with which code it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from laser_fx.errors import LaserError, VerificationError
+
+__all__ = ["Ends", "note", "told"]
+
+
+class Ends(IntEnum):
+    """Exit codes, the same for every command."""
+
+    WELL = 0
+    OTHERWISE = 1
+    REFUSED = 2
+    DEFECT = 3
+    INTERRUPTED = 130
+    UNREAD = 141
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors and warnings as sentences on standard error; a traceback is for defects."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+        try:
+            yield
+            sys.stdout.flush()  # else a reader that left is found out about too late
+        except (typer.Exit, typer.Abort):
+            raise
+        except LaserError as error:
+            note(f"error: {error}")
+            raise typer.Exit(Ends.OTHERWISE if isinstance(error, VerificationError) else Ends.REFUSED) from error
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(Ends.UNREAD) from error
+        except KeyboardInterrupt as error:
+            note("interrupted")
+            raise typer.Exit(Ends.INTERRUPTED) from error
+        except Exception as error:
+            note(traceback.format_exc() + "error: this is a defect of laser-fx: please report it with the lines above")
+            raise typer.Exit(Ends.DEFECT) from error
+
+
+def note(line: str) -> None:
+    """A line on standard error, so that it does not get among the results."""
+    typer.echo(line, err=True)
