@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_", "count", "factor", "fidelity", "percent", "whole"]
+__all__ = ["bytes_", "count", "factor", "fidelity", "percent", "significant", "whole"]
 
 
 def count(value: float) -> str:
@@ -71,3 +71,12 @@ def factor(after: float | None, before: float) -> str:
     ('0.66×', '–')
     """
     return "–" if after is None or not before else f"{after / before:.2f}×"
+
+
+def significant(value: float | None) -> str:
+    """Three digits, small and large ones with an exponent.
+
+    >>> significant(0.1234), significant(1.2e-7), significant(0.0), significant(None)
+    ('0.123', '1.2e-07', '0', '–')
+    """
+    return "–" if value is None else f"{value:.3g}"

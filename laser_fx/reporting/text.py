@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from laser_fx.loops import Loop, Site
+from laser_fx.loops import Loop
 from laser_fx.reporting import format as fmt
-from laser_fx.reporting.parts import ENERGIES, SiteReport
-from laser_fx.reporting.series import Stretch, level, levels, shortened
+from laser_fx.reporting.terminal import console, encoding_of
+from laser_fx.reporting.text_measured import measured_tables
+from laser_fx.reporting.text_sites import legend, sites_table
 
 if TYPE_CHECKING:
     from laser_fx.reporting.report import Report
 
-__all__ = ["counted", "print_report", "render", "sparkline"]
+__all__ = ["WIDTH", "counted", "print_report", "render"]
 
 WIDTH = 120  # where nobody says how wide the page is
-SPARK_WIDTH = 24
-BARS = "▁▃▅▆█"
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
-    """Prints to a file; in colour where it is a terminal. What its encoding lacks is printed as ``?``."""
+    """Prints to a file; in colour where it is a terminal. What its encoding lacks is spelled with what it has."""
     out = sys.stdout if file is None else file
-    if out.isatty():
-        Console(file=out).print(_page(report))
+    terminal = console(out)
+    if terminal.is_terminal:
+        terminal.print(_page(report, terminal.width))
         return
-    encoding = getattr(out, "encoding", None) or "utf-8"
-    out.write(render(report).encode(encoding, "replace").decode(encoding) + "\n")
+    out.write(render(report, encoding=encoding_of(out)) + "\n")
 
 
-def render(report: Report) -> str:
-    """The report as plain text, `WIDTH` columns wide at most."""
-    buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False).print(_page(report))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+def render(report: Report, *, encoding: str = "utf-8") -> str:
+    """The report as plain text, `WIDTH` columns wide at most, in the characters of an encoding."""
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    console(buffer, WIDTH, plain=True).print(_page(report, WIDTH))
+    buffer.seek(0)
+    return "\n".join(line.rstrip() for line in buffer.read().splitlines())
 
 
 def counted(number: int, noun: str) -> str:
@@ -53,31 +53,21 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def sparkline(stretches: Sequence[Stretch], threshold: float) -> str:
-    """One character for each stretch: higher bars are closer to 1, see `levels`; ``x`` where X was used exactly.
-
-    >>> from laser_fx.loops import Step
-    >>> fidelities = (0.5, 0.99, 0.995, 0.998, 0.99999)
-    >>> sparkline(shortened([Step(f, 4, False, False, f < 0.9) for f in fidelities], at_most=5), threshold=0.99)
-    'x▃▅▆█'
-    """
-    bounds = levels(threshold)
-    return "".join("x" if stretch.exact else BARS[level(stretch.fidelity, bounds)] for stretch in stretches)
+def _page(report: Report, width: int) -> Group:
+    return Group(*_sections(report, width))
 
 
-def _page(report: Report) -> Group:
-    return Group(*_sections(report))
-
-
-def _sections(report: Report) -> Iterator[RenderableType]:
+def _sections(report: Report, width: int) -> Iterator[RenderableType]:
     yield _nest(report)
     if report.sites:
-        yield Padding(_sites(report), (1, 0, 0, 0))
-    if _ran(report):
-        yield Text(_legend(report.options.fidelity), style="dim")
+        yield Text()
+        yield from sites_table(report.sites, report.options.fidelity, width)
+    if explained := legend(report.sites, report.options.fidelity):
+        yield Text(explained, style="dim")
     totals = _totals(report)
     if totals.row_count:
         yield Padding(totals, (1, 0, 0, 0))
+    yield from measured_tables(report)
     for site in report.sites:
         if site.left_exact:
             yield Text(f"{site.site.key} stays exact: {site.left_exact}", style="dim")
@@ -86,11 +76,6 @@ def _sections(report: Report) -> Iterator[RenderableType]:
     for warning in report.warnings:
         yield Text(f"warning: {warning}", style="yellow")
     yield Text("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")
-
-
-def _legend(threshold: float) -> str:
-    bounds = " ".join(f"{bar} {bound:.6g}" for bar, bound in zip(BARS[1:], levels(threshold), strict=True))
-    return f"{bounds} and more; x and column X: exact X. T: steps that tracked, R: that reset."
 
 
 def _nest(report: Report) -> Tree:
@@ -115,52 +100,6 @@ def _grow(tree: Tree, loop: Loop) -> None:
     branch.add(Text(", ".join(counts), style="dim"))
     for child in loop.children:
         _grow(branch, child)
-
-
-def _sites(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("site: loop, N × D → F", overflow="fold")
-    energies = "/".join(f"{100 * share:g}" for share in ENERGIES) + " %"
-    for title in ("steps", "k", energies, "FLOPs", "saved"):
-        table.add_column(title, justify="right", no_wrap=True)
-    if _ran(report):
-        table.add_column("fidelity by step", no_wrap=True)
-        for title in ("lowest", "T", "R", "X"):
-            table.add_column(title, justify="right", no_wrap=True)
-    for site in report.sites:
-        done = _steps(site, report.options.fidelity) if _ran(report) else ()
-        table.add_row(*_row(site), *done)
-    return table
-
-
-def _ran(report: Report) -> bool:
-    """Whether any basis was used: an inspection uses none."""
-    return any(site.steps for site in report.sites)
-
-
-def _row(report: SiteReport) -> tuple[RenderableType, ...]:
-    site = report.site
-    place = f"\n  {site.loop}, {site.rows} × {site.features} → {site.outputs}{_estimated(site)}"
-    return (
-        Text.assemble(site.name, (place, "dim")),
-        str(site.steps),
-        "–" if site.rank is None else str(site.rank),
-        "/".join(map(str, report.rank_at)) or "–",
-        fmt.percent(report.flops_share),
-        fmt.percent(report.saved_share),
-    )
-
-
-def _estimated(site: Site) -> str:
-    """Only of an activation is it measured what a basis keeps."""
-    return "" if site.objective in (None, "activation") else f"; {site.objective}, fidelity estimated"
-
-
-def _steps(report: SiteReport, threshold: float) -> tuple[RenderableType, ...]:
-    counts = (str(count) if report.steps else "–" for count in (report.tracked, report.resets))
-    exact = Text(str(report.exact) if report.steps else "–", style="bold red" if report.exact else "")
-    bars = Text(sparkline(shortened(report.steps, SPARK_WIDTH), threshold) or "–")
-    return bars, fmt.fidelity(report.lowest_fidelity), *counts, exact
 
 
 def _totals(report: Report) -> Table:

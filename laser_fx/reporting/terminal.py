@@ -1,0 +1,70 @@
+"""A terminal or a file that may lack colour and characters: what it lacks is spelled with those that it has."""
+
+from __future__ import annotations
+
+from typing import Any, TextIO, cast
+
+from rich.console import Console
+
+__all__ = ["console", "encoding_of", "spelled"]
+
+# One character stands for one, so that columns stay where they are.
+_SPELLINGS = str.maketrans("▁▂▃▄▅▆▇█×–—−→⊃‖…✓✗≥≤·µΔλ∂", ".:-=+*#@x--->>|~+x><.udld")
+
+
+def spelled(text: str, encoding: str) -> str:
+    """The text in characters that an encoding has, one for one; ``?`` where nothing comes close.
+
+    >>> spelled("loop × 4 → ▁▄█ 日", "ascii")
+    'loop x 4 > .=@ ?'
+    """
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(_spelled(character, encoding) for character in text)
+    return text
+
+
+def _spelled(character: str, encoding: str) -> str:
+    for candidate in (character, character.translate(_SPELLINGS)):
+        try:
+            candidate.encode(encoding)
+        except UnicodeEncodeError:
+            continue
+        return candidate
+    return "?"
+
+
+def encoding_of(file: TextIO) -> str:
+    """The encoding of a file; UTF-8 where it has none, as a text in memory."""
+    return getattr(file, "encoding", None) or "utf-8"
+
+
+class _Spelling:
+    """A file that is written to in characters that it has."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        self._file.write(spelled(text, encoding_of(self._file)))
+        return len(text)
+
+
+def console(file: TextIO, width: int | None = None, *, plain: bool = False) -> Console:
+    """A console on a file: colour only on a terminal that wants it, ASCII frames where the encoding has no others.
+
+    Args:
+        file: what is written to.
+        width: in columns; a terminal's own unless given.
+        plain: no colour, whatever the environment says.
+    """
+    out = cast(TextIO, _Spelling(file))
+    if plain:
+        return Console(
+            file=out, width=width, highlight=False, legacy_windows=False, color_system=None, force_terminal=False
+        )
+    return Console(file=out, width=width, highlight=False, legacy_windows=False)
