@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that it needs is a python3 with venv.
-# On a machine with a GPU: make demo EXTRAS=gpu,dev,report TORCH=torch
+# On a machine with a GPU: make demo EXTRAS=gpu,dev,docs,report TORCH=torch
 PYTHON ?= python3
-EXTRAS ?= cpu,dev,report
+EXTRAS ?= cpu,dev,docs,report
 # Processes that run the tests; auto: one for each core.
 JOBS ?= auto
 
@@ -18,7 +18,7 @@ TORCH ?= torch==$(TORCH_VERSION)
 endif
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test fuzz fuzz-onnx matrix lint format bench clean
+.PHONY: help demo docs test fuzz fuzz-onnx matrix lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ help: ## list the targets
 
 demo: $(STAMP) ## compile the models of the zoo, export them, write laser-demo/
 	$(BIN)/laser-fx demo
+
+docs: $(STAMP) ## build the documentation as a site, strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: $(STAMP) ## run the tests and the examples in docstrings
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile

@@ -210,7 +210,11 @@ class OnnxModel:
         """Run a file of the form ``step``, and answer after every step.
 
         Args:
-            inputs, depth, fidelity, halt, named: as for a call.
+            inputs: as for a call, like all others.
+            depth: see there.
+            fidelity: see there.
+            halt: see there.
+            named: see there.
 
         Returns:
             An iterator over the steps from the first one on at which every output exists; leave it, and no further

@@ -1,0 +1,43 @@
+"""Numbers in the prose of pages are those of the records that the pages name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.pages import page
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def record(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def prose(name: str) -> str:
+    """A page in one line, so that line breaks do not matter."""
+    return " ".join(page(name).read_text("utf-8").split())
+
+
+def solved(model: str, arm: str) -> str:
+    arms = {found["name"]: found for found in record("demo.json")["models"][model]["arms"]}
+    return f"{100 * arms[arm]['solved'] / arms[arm]['puzzles']:.1f} %"
+
+
+def test_what_a_recursion_makes_of_a_local_error_is_what_the_demo_measured() -> None:
+    low = [solved(model, "ONNX, fidelity 0.95") for model in ("attention", "sudoku")]
+    exact = [solved(model, "eager") for model in ("attention", "sudoku")]
+    said = f"solve {low[0]} and {low[1]} of their puzzles, exactly {exact[0]} and {exact[1]}"
+    assert said in prose("mathematics.md")
+
+
+def test_what_detection_costs_is_what_the_benchmark_measured() -> None:
+    clean = record("compile.json")["clean"]
+    (least, most), (all_least, all_most) = (
+        (round(min(row[of] for row in clean)), round(max(row[of] for row in clean))) for of in ("detect", "total")
+    )
+    said = f"detection takes {least} to {most} µs a node, all passes together {all_least} to {all_most}"
+    assert said in prose("detection.md")
+    assert clean[0]["nodes"] // 1000 == 1
+    assert clean[-1]["nodes"] // 1000 == 200

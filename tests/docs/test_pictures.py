@@ -1,0 +1,24 @@
+"""The pictures of docs/detection.md are what detection sees of the model on that page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tests.pages import page
+
+DRAWS = page("theme/pictures.py")
+spec = importlib.util.spec_from_file_location("pictures", DRAWS)
+assert spec is not None
+assert spec.loader is not None
+pictures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pictures)
+
+
+def test_the_pictures_are_those_that_the_command_draws(tmp_path: Path) -> None:
+    drawn = pictures.draw(tmp_path)
+    text = page("detection.md").read_text("utf-8")
+    assert len(drawn) == 3
+    for path in drawn:
+        assert f"pictures/{path.name}" in text
+        assert path.read_text("utf-8") == page(f"pictures/{path.name}").read_text("utf-8")
