@@ -32,6 +32,7 @@ from laser_fx.program import Mode, Program
 from laser_fx.programs import Programs, mode_of, run
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
+from laser_fx.reporting.instruments.choose import DEFAULT, Measures, chosen
 from laser_fx.standin import StandIn
 
 __all__ = ["CompiledModel", "compiled_copy"]
@@ -122,15 +123,20 @@ class CompiledModel(StandIn):
         """The graph of the latest program."""
         return self.program.graph_module
 
-    def report(self, *, training: bool = True) -> Report:
+    def report(self, *, training: bool = True, measure: Measures = DEFAULT) -> Report:
         """What was found, done and measured.
 
         Args:
             training: also measure what a training step saves for backward; this compiles the training graph of a copy.
+            measure: what to measure besides sites and totals, as for `laser_fx.inspect`.
+
+        Raises:
+            OptionError: ``measure`` names something that there is not.
         """
+        measures = chosen(measure)
         steps = self.program.steps(self._records) if self._records else {}
         steps |= {tracked.site: tracked.steps for tracked in tracked_in(self.program.graph_module)}
-        return describe_program(self.program, steps, compiled_copy if training else None)
+        return describe_program(self.program, steps, compiled_copy if training else None, measures)
 
     def to_onnx(
         self,

@@ -19,6 +19,8 @@ from laser_fx.program import Mode
 from laser_fx.programs import autocast_of
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
+from laser_fx.reporting.instruments.choose import DEFAULT, Measures
+from laser_fx.reporting.instruments.choose import chosen as chosen_measures
 
 __all__ = ["CompiledModel", "calibrate", "compile", "inspect"]
 
@@ -84,6 +86,7 @@ def inspect(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     options: Options | None = None,
+    measure: Measures = DEFAULT,
 ) -> Report:
     """Find the loops and sites of a model and measure its activations, rewriting nothing.
 
@@ -92,14 +95,20 @@ def inspect(
         example_inputs: positional arguments; spectra, FLOPs and bytes are measured on them.
         example_kwargs: keyword arguments to go with them.
         options: only ``fidelity`` and ``min_trip`` matter: what the ranks are measured for, and what counts as a loop.
+        measure: what to measure besides sites and totals, ``"all"`` or names: ``"picture"``, the rolled graph to be
+            drawn; ``"trajectories"`` of all carries; ``"spectra"`` of the activation of every step.
+
+    Raises:
+        OptionError: ``measure`` names something else.
     """
     chosen = options or Options()
+    measures = chosen_measures(measure)
     exact = Options.exact(fidelity=chosen.fidelity, min_trip=chosen.min_trip, free_sizes=chosen.free_sizes)
     was_training = model.training
     model.eval()
     try:
         compiled = compile(model, _as_tuple(example_inputs), example_kwargs, options=exact)
-        return describe_program(compiled.program, {}, compiled_copy)
+        return describe_program(compiled.program, {}, compiled_copy, measures)
     finally:
         model.train(was_training)
 

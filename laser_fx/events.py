@@ -29,6 +29,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "backend_refused": ("error",),
     "calibrating": ("stage", "sites"),
     "calibration_trial": ("family", "flops_share", "kept", "examples"),
+    "measuring": ("stage", "done", "of"),
     "exported": ("path", "form", "bytes", "nodes", "verified", "seconds"),
     "provider_missed": ("path", "running", "provider", "reason"),
     "preloaded": (),

@@ -22,6 +22,8 @@ from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
 from laser_fx.program import Program
 from laser_fx.reporting.environment import environment
+from laser_fx.reporting.instruments.choose import Measure
+from laser_fx.reporting.instruments.fill import filled
 from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.report import Report
 
@@ -31,7 +33,10 @@ Compile = Callable[[nn.Module, Options], Any]
 
 
 def describe_program(
-    program: Program, steps: Mapping[str, tuple[Step, ...]], compile_copy: Compile | None = None
+    program: Program,
+    steps: Mapping[str, tuple[Step, ...]],
+    compile_copy: Compile | None = None,
+    measures: Sequence[Measure] = (),
 ) -> Report:
     """Measure a program and say what was found.
 
@@ -39,6 +44,7 @@ def describe_program(
         program: any program.
         steps: site → what its steps recorded in the latest call; empty if it was not called.
         compile_copy: compiles a copy of a model, to measure what a training step saves; None to leave that out.
+        measures: what else to measure, see `laser_fx.reporting.instruments.choose.MEASURES`.
     """
     placed = place_sites(program, "backward" if program.mode.grad_enabled else "forward")
     spectra = program.spectra or (measure_spectra(program, placed) if placed else {})
@@ -49,7 +55,7 @@ def describe_program(
     shown = program.sites if program.unsplit else [ranked.get(p.site.key, p.site) for p in placed]
     sites = tuple(_site_report(s, steps.get(s.key, ()), spectra, program.options, total) for s in shown)
     sites = tuple(replace(s, left_exact=program.left_exact.get(s.site.key)) for s in sites)
-    return Report(
+    report = Report(
         model=type(program.model).__name__,
         loops=program.nest,
         sites=_with_saved_shares(sites, saved, saved_by_site),
@@ -61,6 +67,7 @@ def describe_program(
         warnings=_warnings(program, sites),
         near_misses=near_misses_of(program),
     )
+    return filled(report, program, placed, measures)
 
 
 def _site_report(

@@ -62,11 +62,13 @@ class TrajectoryStep:
     """A carry after one step of its loop.
 
     Args:
+        step: in the order of execution, from 0; of very many steps evenly spaced ones are there.
         change: ``‖z' − z‖ / ‖z‖``, z being the carry before the step; None where z was zero.
         cosine: of the angle to the exact model's carry after the same step; None where nothing approximates.
         error: ``‖z − z_exact‖ / ‖z_exact‖`` after the same step; None where nothing approximates.
     """
 
+    step: int
     change: float | None
     cosine: float | None = None
     error: float | None = None
@@ -81,7 +83,7 @@ class CarryTrajectory:
         carry: which one, as `laser_fx.loops.Loop.carry` has it.
         steps: after each step.
 
-    >>> moved = [TrajectoryStep(change) for change in (0.9, 0.2, 0.005, 0.001)]
+    >>> moved = [TrajectoryStep(step, change) for step, change in enumerate((0.9, 0.2, 0.005, 0.001))]
     >>> CarryTrajectory("loop_0", "z: float32[s0, 8]", tuple(moved)).converged_at
     2
     """
@@ -94,9 +96,9 @@ class CarryTrajectory:
     def converged_at(self) -> int | None:
         """The first step from which on every change is below `CONVERGED`; None where the last one is not."""
         first: int | None = None
-        for number, step in enumerate(self.steps):
+        for step in self.steps:
             still = step.change is not None and step.change < CONVERGED
-            first = (number if first is None else first) if still else None
+            first = (step.step if first is None else first) if still else None
         return first
 
 

@@ -124,7 +124,7 @@ def _spectra(report: SiteReport) -> tuple[StepSpectrum, ...]:
 
 
 def _trajectory(loop: str, carry: str, steps: int) -> CarryTrajectory:
-    moved = [(1.2 * math.exp(-step / 30), 1 - 1e-4 * step, 1e-3 * math.sqrt(step)) for step in range(steps)]
+    moved = [(step, 1.2 * math.exp(-step / 30), 1 - 1e-4 * step, 1e-3 * math.sqrt(step)) for step in range(steps)]
     return CarryTrajectory(loop, carry, tuple(TrajectoryStep(*values) for values in moved))
 
 
