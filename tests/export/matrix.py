@@ -41,6 +41,7 @@ from laser_fx.options import Options
 from laser_fx.passes.find_sites import find_sites
 from laser_fx.reporting import environment
 from tests.export.registry_cache import parse_functions_once
+from tests.export.translate_cache import translate_once
 from tests.families.registry import FAMILIES
 
 FORMS: tuple[Any, ...] = (*get_args(Form), "step")
@@ -105,6 +106,7 @@ def run(cell: Cell, folder: Path) -> Result:
         LaserError: it cannot be written, and not for a reason that is known.
     """
     parse_functions_once()
+    translate_once()
     if not _runs_eagerly(cell.family, cell.dtype):
         return Result("no eager")
     compiled = _compiled(cell.family, cell.dtype, cell.basis)
