@@ -28,6 +28,7 @@ from laser_fx.cut_structured import cut_structured, refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
 from laser_fx.inline_regions import inline_regions
 from laser_fx.nodes import GRAD_ENABLED, code_line, is_mutating
+from laser_fx.progress import stage
 from laser_fx.structured import tracing_once
 from laser_fx.unseen import refuse_unseen_gradients, unassigned
 
@@ -168,6 +169,7 @@ class _Flat(nn.Module):
         return self.outputs.flatten(result)
 
 
+@stage("tracing the model")
 def capture(
     model: nn.Module,
     call: Call,

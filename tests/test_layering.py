@@ -20,6 +20,7 @@ FLOORS = (
         "loops",
         "markers",
         "nodes",
+        "progress",
         "subspace",
         "rolled",
         "swaps",

@@ -12,7 +12,10 @@ from enum import IntEnum
 
 import typer
 
+from laser_fx.cli.bars import bars_or_none
 from laser_fx.errors import LaserError, VerificationError
+from laser_fx.progress import listening
+from laser_fx.reporting.terminal import encoding_of, spelled
 
 __all__ = ["Ends", "note", "told"]
 
@@ -30,28 +33,44 @@ class Ends(IntEnum):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors and warnings as sentences on standard error; a traceback is for defects."""
-    with warnings.catch_warnings():
+    """Errors, warnings and progress on standard error, errors as sentences; a traceback is for defects."""
+    with warnings.catch_warnings(), _endings(), _shown():
         warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+        yield
+        sys.stdout.flush()  # else a reader that left is found out about too late
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    bars = bars_or_none()
+    with listening(bars):
         try:
             yield
-            sys.stdout.flush()  # else a reader that left is found out about too late
-        except (typer.Exit, typer.Abort):
-            raise
-        except LaserError as error:
-            note(f"error: {error}")
-            raise typer.Exit(Ends.OTHERWISE if isinstance(error, VerificationError) else Ends.REFUSED) from error
-        except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(Ends.UNREAD) from error
-        except KeyboardInterrupt as error:
-            note("interrupted")
-            raise typer.Exit(Ends.INTERRUPTED) from error
-        except Exception as error:
-            note(traceback.format_exc() + "error: this is a defect of laser-fx: please report it with the lines above")
-            raise typer.Exit(Ends.DEFECT) from error
+        finally:
+            if bars is not None:
+                bars.close()
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except LaserError as error:
+        note(f"error: {error}")
+        raise typer.Exit(Ends.OTHERWISE if isinstance(error, VerificationError) else Ends.REFUSED) from error
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Ends.UNREAD) from error
+    except KeyboardInterrupt as error:
+        note("interrupted")
+        raise typer.Exit(Ends.INTERRUPTED) from error
+    except Exception as error:
+        note(traceback.format_exc() + "error: this is a defect of laser-fx: please report it with the lines above")
+        raise typer.Exit(Ends.DEFECT) from error
 
 
 def note(line: str) -> None:
     """A line on standard error, so that it does not get among the results."""
-    typer.echo(line, err=True)
+    print(spelled(line, encoding_of(sys.stderr)), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 import laser_fx
@@ -22,7 +24,9 @@ from laser_fx.errors import OptionError, OutputPathError, VerificationError
 from laser_fx.export import OnnxFile, OnnxModel
 from laser_fx.files import replacing
 from laser_fx.options import Options
+from laser_fx.progress import stage
 from laser_fx.reporting import Report, environment
+from laser_fx.reporting.terminal import console
 from laser_fx.zoo import Solve, held_out, load, models, steps
 
 __all__ = ["FIDELITIES", "run"]
@@ -62,12 +66,12 @@ def run(models: Sequence[str] = (), out: str | os.PathLike[str] = "laser-demo", 
     """
     if puzzles < 1:
         raise OptionError(f"puzzles is {puzzles}", where="demo", fix="choose a whole number of at least 1")
-    console = Console()
+    screen = console(sys.stdout)
     folder = _made(Path(out))
-    results = {name: _Demonstration(name, folder, puzzles, console).run() for name in models or _all_models()}
-    show_unrolled(console)
+    results = {name: _Demonstration(name, folder, puzzles, screen).run() for name in models or _all_models()}
+    show_unrolled(screen)
     _write_json(folder / "results.json", {"environment": environment(), "models": results})
-    console.print(f"\nwrote {folder}/: ONNX files, report.html of each model, results.json")
+    screen.print(Text(f"\nwrote {folder}/: ONNX files, report.html of each model, results.json"))
     failed = [
         f"{name}: {c['name']} ({c['detail']})" for name, r in results.items() for c in r["checks"] if not c["holds"]
     ]
@@ -94,7 +98,7 @@ class _Demonstration:
 
     def run(self) -> dict[str, Any]:
         config = self.model.config
-        self.console.rule(f"[bold]{self.name}")
+        self.console.rule(Text(self.name, style="bold"))
         self.console.print(
             f"TRM, {'token-mixing MLP' if config.mlp_t else 'attention'}, D={config.hidden_size},"
             f" {config.H_cycles} H cycles × {config.L_cycles} L cycles, {self.depth} supervision steps;"
@@ -206,7 +210,7 @@ class _Demonstration:
         self.found.checks.append(Check(name, bool(holds), detail))
 
     def _working(self, what: str) -> Any:
-        return self.console.status(what)
+        return stage(f"{self.name}: {what}")
 
 
 def _figures(report: Report) -> dict[str, float | None]:

@@ -24,6 +24,7 @@ from laser_fx.export.source import Exportable
 from laser_fx.export.stitch import Stitcher, own_values, value_like
 from laser_fx.export.straight import loop_of, results_of
 from laser_fx.export.translate import translate
+from laser_fx.progress import stage
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["FIDELITY", "Form", "build"]
@@ -47,6 +48,7 @@ class _Inputs:
     fidelity: ir.Value | None
 
 
+@stage("translating to ONNX")
 def build(
     program: Exportable, form: Form, *, depth_inputs: bool, opset: int, halt: Halting | None = None
 ) -> tuple[ir.Model, FileMetadata]:

@@ -29,6 +29,7 @@ from laser_fx.export.tolerances import Tolerance, tolerance_of
 from laser_fx.export.verify import NEVER, first_run
 from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, same_steps
 from laser_fx.export.views import LEVELS, View, views_of
+from laser_fx.progress import each
 
 __all__ = ["FileCheck", "verify_exported", "write_reference"]
 
@@ -90,7 +91,8 @@ def verify_exported(path: str | os.PathLike[str], reference: str | os.PathLike[s
     views, not_run = views_of(file)
     worst, excused, labels = 0.0, [], list[str]()
     for view in views:
-        for made in (*_made_runs(file.metadata, view.sessions[LEVELS[0]]), *_kept_runs(file.metadata, reference)):
+        all_runs = (*_made_runs(file.metadata, view.sessions[LEVELS[0]]), *_kept_runs(file.metadata, reference))
+        for made in each("comparing answers", all_runs):
             run = _in_dtypes_of(made, view)
             labels.append(run.label)
             for label, error in _compared(file, run, view):

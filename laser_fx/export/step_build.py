@@ -22,6 +22,7 @@ from laser_fx.export.source import Exportable
 from laser_fx.export.split import Split, split_at_loop, whole_as_step
 from laser_fx.export.step_plan import EXACT, FINISH, START, STEP, Kept, Signature, StepPlan
 from laser_fx.export.step_states import StatePairs, state_pairs
+from laser_fx.progress import stage
 
 __all__ = ["BuiltStep", "build_step"]
 
@@ -41,6 +42,7 @@ class BuiltStep:
     metadata: FileMetadata
 
 
+@stage("translating to ONNX")
 def build_step(
     program: Exportable,
     *,

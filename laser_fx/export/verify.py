@@ -28,6 +28,7 @@ from laser_fx.export.straight import hint
 from laser_fx.export.tolerances import FLOAT32, Tolerance
 from laser_fx.export.verify_halting import AT_ONCE, NOT_AT_ALL, HaltingAnswers, as_array
 from laser_fx.export.views import LEVELS, View, views_of
+from laser_fx.progress import each
 
 __all__ = ["NEVER", "Verification", "first_run", "verify_file"]
 
@@ -88,7 +89,7 @@ def _verify(program: Exportable, view: View, metadata: FileMetadata) -> Verifica
     runs = _runs(program, metadata, view.tolerance)
     suffix = ", in float32" if view.in_float32 else ""
     finer = ProgramInFloat32(program) if view.halves else None
-    for run in runs:
+    for run in each("verifying in ONNX Runtime", runs):
         says = _eager(program, metadata, run)
         exactly = _eager(program, metadata, replace(run, fidelity=NEVER)) if metadata.fidelity else None
         finely = None if finer is None else _eager(finer, metadata, replace(run, inputs=in_float32(run.inputs)))

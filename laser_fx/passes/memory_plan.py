@@ -24,6 +24,7 @@ from laser_fx.passes.compile_bodies import compile_bodies
 from laser_fx.passes.cut_segments import cut_segments, segments_of, tracked_in
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.program import Program
+from laser_fx.progress import stage
 
 __all__ = ["plan_memory", "rehearse"]
 
@@ -31,6 +32,7 @@ LEAN_OVERHEAD = 0.03
 """What a lean step may take longer by the table of operators, so that it stays below 5 % as the clock has it."""
 
 
+@stage("planning memory")
 def plan_memory(program: Program) -> Program:
     """Cut the training graph under the plan that its options ask for.
 

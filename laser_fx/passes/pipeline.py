@@ -29,6 +29,7 @@ from laser_fx.passes.normalise import View, normalise
 from laser_fx.passes.roll import Door, roll
 from laser_fx.passes.sharing import saved_elsewhere
 from laser_fx.program import Mode, Program, flat_record
+from laser_fx.progress import stage
 
 __all__ = ["build_program", "measure_spectra", "place_sites", "retrack", "view_of"]
 
@@ -78,6 +79,7 @@ def _refuse_mutation(captured: Captured) -> None:
             )
 
 
+@stage("finding loops")
 def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) -> Program:
     as_captured = Program(
         model=model,
@@ -200,6 +202,7 @@ def _rank(site: Site, program: Program) -> int:
     return tracked_rank(program.spectra[site.key].double().square(), program.options.fidelity)
 
 
+@stage("trying bases")
 def _tried(program: Program, ranked: Sequence[PlacedSite]) -> dict[str, tuple[Step, ...]]:
     """What each step of these sites does on the example inputs."""
     tracked = _inserted(program, ranked, "forward")
@@ -228,6 +231,7 @@ def _saves_bytes(site: Site) -> bool:
     return (site.rows + site.features) * (site.rank or 0) < site.rows * site.features
 
 
+@stage("measuring activations")
 def measure_spectra(
     program: Program, placed: Sequence[PlacedSite], of: Literal["activation", "output"] = "activation"
 ) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from laser_fx.passes.infra import count_nodes
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
 from laser_fx.program import Program
+from laser_fx.progress import stage
 from laser_fx.reporting.environment import environment
 from laser_fx.reporting.instruments.choose import Measure
 from laser_fx.reporting.instruments.fill import filled
@@ -111,12 +112,14 @@ def _flops(program: Program, sites: Sequence[Site], total: int) -> Flops:
     return Flops(total, at_sites, _forward_flops(program, exact=False) - (total - at_sites))
 
 
+@stage("counting operations")
 def _forward_flops(program: Program, *, exact: bool) -> int:
     graph_module = program.rolled if exact else program.graph_module
     with torch.no_grad():
         return flops(lambda: program.run_graph(graph_module, program.example_inputs))
 
 
+@stage("measuring a training step")
 def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, dict[str, int]]:
     """What one training step holds for backward: eager, and with LASER at its sites; bytes of X by site name."""
     model = copy.deepcopy(program.model).train()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from laser_fx.zoo import families
-from laser_fx.zoo.checkpoints import held_out, load, models, steps
+from laser_fx.zoo.checkpoints import held_out, load, models
 from laser_fx.zoo.trm import TRM, Solve, TRMConfig
 
 __all__ = ["EXAMPLES"]
@@ -18,13 +18,14 @@ __all__ = ["EXAMPLES"]
 Example = tuple[nn.Module, tuple[Any, ...]]
 Make = Callable[..., Example]
 _VOCABULARY, _LENGTH, _WIDTH = 7, 4, 16
+_STEPS = 2
 
 
 def _trained(name: str) -> Make:
-    """A trained model: a whole solve, on puzzles that were kept out of its training."""
+    """A trained model: two supervision steps as one call, on puzzles that were kept out of its training."""
 
     def make(batch: int = 12, seed: int = 0) -> Example:
-        return Solve(load(name), steps(name)).eval(), (held_out(name, batch, seed)["inputs"],)
+        return Solve(load(name), _STEPS).eval(), (held_out(name, batch, seed)["inputs"],)
 
     return make
 
@@ -42,7 +43,7 @@ def _untrained(model: Callable[[], nn.Module], *inputs: tuple[int, ...]) -> Make
 
 def _trm() -> nn.Module:
     schedule = TRMConfig(_LENGTH, _VOCABULARY, H_cycles=3, L_cycles=3, L_layers=1, hidden_size=32, num_heads=2)
-    return Solve(TRM(schedule), steps=2)
+    return Solve(TRM(schedule), _STEPS)
 
 
 EXAMPLES: Mapping[str, Make] = MappingProxyType(
