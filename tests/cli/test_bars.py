@@ -81,9 +81,13 @@ def test_a_warning_inside_of_a_stage_stands_by_itself(screen: Terminal) -> None:
 
 
 def test_an_error_inside_of_a_stage_ends_the_bars(screen: Terminal) -> None:
-    with redirect_stderr(screen), pytest.raises(typer.Exit), told():
-        for _ in each("adding", [1, 2]):
-            raise InputError("no")
+    def fail() -> None:
+        with told():
+            for _ in each("adding", [1, 2]):
+                raise InputError("no")
+
+    with redirect_stderr(screen), pytest.raises(typer.Exit):
+        fail()
     assert screen.text().replace("\r", "").endswith("error: no\n")
 
 
