@@ -18,6 +18,7 @@ _log = logging.getLogger(LOGGER)
 _log.addHandler(logging.NullHandler())
 
 EVENTS: Mapping[str, tuple[str, ...]] = {
+    "pass": ("model", "made_by", "nodes", "loops"),
     "compiled": ("model", "training", "grad_enabled", "captured", "rolled", "trips", "sites", "seconds"),
     "recompiling": ("model", "causes"),
     "programs_full": ("model", "programs", "cause", "times"),

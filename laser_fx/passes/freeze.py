@@ -10,8 +10,10 @@ from torch import Tensor
 
 from laser_fx import subspace
 from laser_fx.calibration import Calibration, SiteBasis
+from laser_fx.dump import passed
 from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, Site
+from laser_fx.marks import mark_loops
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.freeze_sites import basis_name, dual_name, freeze_sites, probes_name
 from laser_fx.passes.measure_frozen import lost_probes
@@ -53,6 +55,8 @@ def freeze(program: Program, calibration: Calibration) -> Program:
     holders = {target: name for name, target in program.capture.states.items()}
     measure = program.options.measure
     frozen = freeze_sites(fitted.split.graph_module, placed, fitted.bases, holders, measure=measure)
+    for made_by, made in (("split_loops", fitted.split), ("freeze_sites", frozen)):
+        passed(program.captured, made_by, made.graph_module, type(program.model).__name__, made.notes)
     return replace(
         program,
         graph_module=frozen.graph_module,
@@ -72,6 +76,7 @@ def _fitted(program: Program, calibration: Calibration, schedule: Schedule | Non
     held = {p.site.loop for p in found if bases[p.site.key] is not None}
     starts = starts_of(program.nest, schedule, held)
     split = split_loops(program.rolled, program.nest, starts)
+    mark_loops(split.graph_module, "split_loops")
     own: dict[str, SiteBasis] = {}
     placed = []
     for p in find_sites(split.graph_module, program.capture.states, of_parameters=True):

@@ -13,6 +13,7 @@ from torch import fx
 
 from laser_fx.errors import PassError
 from laser_fx.nodes import placeholder
+from laser_fx.readable import ReadableModule
 from laser_fx.rolled import RolledLoop
 
 __all__ = [
@@ -63,7 +64,7 @@ def finish(root: torch.nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
         graph.lint()
     except RuntimeError as error:
         raise PassError(f"{name} made a malformed graph: {error}", where=name) from error
-    return fx.GraphModule(root, graph, class_name=name)
+    return ReadableModule(root, graph, class_name=name)
 
 
 def rolled_loop(graph_module: fx.GraphModule, node: fx.Node) -> RolledLoop | None:

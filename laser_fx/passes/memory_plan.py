@@ -10,7 +10,9 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from laser_fx.dump import passed
 from laser_fx.errors import OptionError
+from laser_fx.marks import mark_loops
 from laser_fx.memory.approximate import Approximation, Found, gradient_error
 from laser_fx.memory.fit import Part, fit_budget, fit_time, parts_of, time_limit, totals
 from laser_fx.memory.lowrank import Tracking, tracked_sites
@@ -43,6 +45,8 @@ def plan_memory(program: Program) -> Program:
     # By the letter of the method nothing but what is kept differs from eager; inductor chooses kernels by itself.
     fastest = options.products == "fastest" and options.memory != "laser" and options.kernels == "eager"
     planned = cut_segments(program.rolled, program.mode.autocast, fastest=fastest)
+    mark_loops(planned, "cut_segments")
+    passed(program.captured, "cut_segments", planned, type(program.model).__name__)
     elsewhere = ungraded_time(lambda: rehearse(program, planned))
     parts = parts_of(segments_of(planned))
     if options.memory == "laser":

@@ -14,9 +14,11 @@ from laser_fx import subspace
 from laser_fx.aside import aside
 from laser_fx.call import Call
 from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
+from laser_fx.dump import passed
 from laser_fx.errors import CaptureError, PassError
 from laser_fx.events import tell
 from laser_fx.loops import LoopNest, Site, Step
+from laser_fx.marks import mark_loops
 from laser_fx.nodes import code_line
 from laser_fx.options import Options
 from laser_fx.passes.choose_sites import choose_sites, tracked_rank
@@ -50,6 +52,7 @@ def build_program(model: nn.Module, call: Call, mode: Mode, options: Options, *,
     """
     check_finite(model, call)
     captured = capture(model, call, grad_enabled=mode.grad_enabled, dynamic=dynamic, free_sizes=options.open_sizes)
+    passed(captured.graph_module, "capture", captured.graph_module, type(model).__name__)
     for size in captured.fixed_sizes(options.open_sizes):
         sentence = "the model's code needs the size %r: it stays as in the example inputs"
         tell(logging.WARNING, "size_fixed", sentence, size, size=size)
@@ -96,13 +99,17 @@ def _roll(model: nn.Module, captured: Captured, mode: Mode, options: Options) ->
         rolled = roll(captured.graph_module, _door(model, captured), options.min_trip)
     except PassError as error:
         return replace(as_captured, notes=(f"loops were found, but the rewrite is not proved: {error}",))
+    placed = find_sites(rolled.graph_module, captured.states)
+    keys, sources = {p.node: p.site.key for p in placed}, {loop.name: loop.source for loop in rolled.nest.walk()}
+    mark_loops(rolled.graph_module, "reroll", keys, sources)
+    passed(captured.graph_module, "reroll", rolled.graph_module, type(model).__name__, rolled.notes)
     return replace(
         as_captured,
         rolled=rolled.graph_module,
         graph_module=rolled.graph_module,
         nest=with_bodies(rolled.nest, rolled.graph_module),
         certificate=rolled.certificate,
-        sites=tuple(p.site for p in find_sites(rolled.graph_module, captured.states)),
+        sites=tuple(p.site for p in placed),
         notes=rolled.notes,
     )
 
@@ -215,6 +222,7 @@ def _inserted(program: Program, ranked: Sequence[PlacedSite], use: Use) -> Progr
     if not ranked:
         return program
     tracked = insert_tracking(program.rolled, ranked, use)
+    passed(program.captured, "insert_tracking", tracked.graph_module, type(program.model).__name__, tracked.notes)
     return replace(
         program,
         graph_module=tracked.graph_module,
@@ -237,6 +245,7 @@ def measure_spectra(
 ) -> dict[str, Tensor]:
     """Site → singular values (steps, width) of its activation or its output on the example inputs, on the CPU."""
     probed = insert_probes(program.rolled, placed, of)
+    passed(program.captured, "insert_probes", probed.graph_module, type(program.model).__name__, probed.notes)
     with torch.no_grad():
         values = program.run_graph(probed.graph_module, program.capture.call.tensors)
     records = values[len(values) - len(probed.records) :]

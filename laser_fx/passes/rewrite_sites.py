@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
+from laser_fx.marks import MARK, Mark
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import finish, getitem, rolled_loop
 from laser_fx.passes.result_places import ResultPlaces
@@ -36,8 +37,11 @@ def rewrite_sites(rolled: fx.GraphModule, placed: Sequence[PlacedSite], rewriter
 class _Copier:
     """Copies one graph level; sites, loops and outputs are rewritten on the way."""
 
+    loop_name = ""
+
     def __init__(self, source: fx.GraphModule, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter) -> None:
         self.source, self.placed, self.rewriter = source, placed, rewriter
+        self.made_by = type(rewriter).__module__.rpartition(".")[2]  # one pass, one file
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
@@ -47,7 +51,8 @@ class _Copier:
         self.records: dict[str, fx.Node] = {}
 
     def emitter(self, near: fx.Node) -> Emitter:
-        return Emitter(self.graph, fake_mode_of(self.source), bool(near.meta.get(GRAD_ENABLED)))
+        mark, trace = Mark(self.loop_name, "", self.made_by), near.stack_trace
+        return Emitter(self.graph, fake_mode_of(self.source), bool(near.meta.get(GRAD_ENABLED)), mark, trace)
 
     def copy(self, node: fx.Node) -> None:
         loop = rolled_loop(self.source, node)
@@ -70,7 +75,7 @@ class _Copier:
     def _site(self, node: fx.Node, site: Site) -> fx.Node | None:
         linear = tuple(self.env[a] if isinstance(a, fx.Node) else a for a in node.args)
         value, basis, record = self.rewriter.write(
-            self.emitter(node), site, linear, self.bases.get(site.key, {}), self.prepared[site.key]
+            self.emitter(node).at(site.key), site, linear, self.bases.get(site.key, {}), self.prepared[site.key]
         )
         if basis:
             self.bases[site.key] = basis
@@ -104,13 +109,13 @@ class _Copier:
     def _take_bases(self, call: fx.Node, first: int, keys: Sequence[str], emit: Emitter) -> None:
         place = itertools.count(first)
         for key in keys:
-            words = self.bases.get(key, {})
-            self.bases[key] = {word: self._take(emit, call, next(place), f"{word}_{identifier(key)}") for word in words}
+            words, here = self.bases.get(key, {}), emit.at(key)
+            self.bases[key] = {word: self._take(here, call, next(place), f"{word}_{identifier(key)}") for word in words}
 
     def _take_records(self, call: fx.Node, first: int, keys: Sequence[str], emit: Emitter) -> None:
         if self.rewriter.records:
             for place, key in enumerate(keys, first):
-                self.records[key] = self._take(emit, call, place, f"record_{identifier(key)}")
+                self.records[key] = self._take(emit.at(key), call, place, f"record_{identifier(key)}")
 
     def _carried(self, keys: Sequence[str]) -> list[fx.Node]:
         return [value for key in keys for value in self.bases.get(key, {}).values()]
@@ -124,7 +129,7 @@ class _Copier:
 
     def _take(self, emit: Emitter, call: fx.Node, index: int, name: str) -> fx.Node:
         node = self.graph.create_node("call_function", getitem, (call, index), {}, name)
-        node.meta = {"val": call.meta["val"][index], GRAD_ENABLED: emit.grad_enabled}
+        node.meta = {"val": call.meta["val"][index], GRAD_ENABLED: emit.grad_enabled, MARK: emit.mark}
         return node
 
     def _result(self, node: fx.Node) -> fx.Node:
@@ -163,9 +168,10 @@ class _Top(_Copier):
         emit = self.emitter(holders[0])
         constants = {name: emit.placeholder(name, self._fake(shape, holders)) for name, shape in self.shapes.items()}
         for site in self.sites:
-            self.prepared[site.key] = self.rewriter.prepare(emit, site, constants)
+            here = emit.at(site.key)
+            self.prepared[site.key] = self.rewriter.prepare(here, site, constants)
             if self.rewriter.carries_basis:
-                self.bases[site.key] = self.rewriter.first_basis(emit, site)
+                self.bases[site.key] = self.rewriter.first_basis(here, site)
         for node in self.source.graph.nodes:
             if node.op == "output":
                 results = fx.map_arg(node.args[0], lambda n: self.env[n])
@@ -185,7 +191,7 @@ class _Top(_Copier):
 class _Body(_Copier):
     def __init__(self, loop: RolledLoop, placed: Mapping[fx.Node, Site], rewriter: SiteRewriter, call: fx.Node) -> None:
         super().__init__(loop.body, placed, rewriter)
-        self.loop, self.call = loop, call
+        self.loop, self.call, self.loop_name = loop, call, loop.name
 
     def run(
         self,
@@ -201,7 +207,7 @@ class _Body(_Copier):
             self.copy(node)
         for site, basis in zip(self.sites, bases, strict=True):
             self.bases[site.key] = {
-                word: emit.placeholder(f"carry_{word}_{identifier(site.key)}", value.meta["val"])
+                word: emit.at(site.key).placeholder(f"carry_{word}_{identifier(site.key)}", value.meta["val"])
                 for word, value in basis.items()
             }
         for node in holders[self.loop.carry_count : self.loop.varying_inputs]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import fx
 
 from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
+from laser_fx.marks import MARK, Mark
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import PassResult, placeholder
 
@@ -33,20 +34,31 @@ class RewrittenSites(PassResult):
 
 
 class Emitter:
-    """Adds nodes to a graph, with their fake values."""
+    """Adds nodes to a graph, with their fake values, a mark of where they belong, and the code that they stand for."""
 
-    def __init__(self, graph: fx.Graph, fake_mode: Any, grad_enabled: bool) -> None:
-        self.graph, self.fake_mode, self.grad_enabled = graph, fake_mode, grad_enabled
+    def __init__(
+        self, graph: fx.Graph, fake_mode: Any, grad_enabled: bool, mark: Mark, stack_trace: str | None = None
+    ) -> None:
+        self.graph, self.fake_mode, self.grad_enabled, self.mark = graph, fake_mode, grad_enabled, mark
+        self.stack_trace = stack_trace
+
+    def at(self, site: str) -> Emitter:
+        """The same for the nodes of a site, by its key."""
+        return Emitter(self.graph, self.fake_mode, self.grad_enabled, replace(self.mark, site=site), self.stack_trace)
 
     def call(self, target: Any, args: tuple[Any, ...], name: str, **kwargs: Any) -> fx.Node:
         node = self.graph.create_node("call_function", target, args, kwargs, name)
         with self.fake_mode, torch.no_grad():
             values = fx.map_arg(args, lambda n: n.meta["val"])
-            node.meta = {"val": target(*values, **kwargs), GRAD_ENABLED: self.grad_enabled}
+            node.meta = {"val": target(*values, **kwargs), GRAD_ENABLED: self.grad_enabled, MARK: self.mark}
+        if self.stack_trace:
+            node.stack_trace = self.stack_trace
         return node
 
     def placeholder(self, name: str, value: Any) -> fx.Node:
-        return placeholder(self.graph, name, value, self.grad_enabled)
+        node = placeholder(self.graph, name, value, self.grad_enabled)
+        node.meta[MARK] = self.mark
+        return node
 
 
 Carried = Mapping[str, fx.Node]
