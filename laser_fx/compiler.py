@@ -96,7 +96,8 @@ def inspect(
         example_kwargs: keyword arguments to go with them.
         options: only ``fidelity`` and ``min_trip`` matter: what the ranks are measured for, and what counts as a loop.
         measure: what to measure besides sites and totals, ``"all"`` or names: ``"picture"``, the rolled graph to be
-            drawn; ``"trajectories"`` of all carries; ``"spectra"`` of the activation of every step.
+            drawn; ``"trajectories"`` of all carries; ``"spectra"`` of the activation of every step;
+            ``"dynamics"``, leading eigenvalues of each loop body's Jacobian.
 
     Raises:
         OptionError: ``measure`` names something else.

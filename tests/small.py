@@ -72,6 +72,16 @@ class Contractive(nn.Module):
         return z
 
 
+class Counting(Contractive):
+    """Carries whole numbers beside its state."""
+
+    def forward(self, x: Tensor) -> Any:
+        z, count = x, torch.zeros(x.shape[0], dtype=torch.int64)
+        for _ in range(4):
+            z, count = x + self.down(torch.tanh(self.up(z))), count + z.argmax(-1)
+        return z, count
+
+
 class StructuredContractive(Contractive):
     """The same loop, written as one; it also returns every state's mean."""
 

@@ -9,10 +9,10 @@ from laser_fx.errors import OptionError
 
 __all__ = ["DEFAULT", "MEASURES", "Measure", "Measures", "chosen"]
 
-Measure = Literal["picture", "spectra", "trajectories"]
+Measure = Literal["picture", "spectra", "trajectories", "dynamics"]
 Measures = Iterable[Measure] | Literal["all"]
 
-MEASURES: tuple[Measure, ...] = ("picture", "spectra", "trajectories")
+MEASURES: tuple[Measure, ...] = ("picture", "spectra", "trajectories", "dynamics")
 """In the order in which they are measured."""
 DEFAULT: tuple[Measure, ...] = ("picture", "trajectories")
 """What costs next to nothing: no more than a forward call or two."""

@@ -9,6 +9,7 @@ from typing import Any
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.program import Program
 from laser_fx.reporting.instruments.choose import Measure
+from laser_fx.reporting.instruments.dynamics import measure_dynamics
 from laser_fx.reporting.instruments.picture import picture_of
 from laser_fx.reporting.instruments.progress import told
 from laser_fx.reporting.instruments.spectra import measure_step_spectra
@@ -34,6 +35,7 @@ def filled(report: Report, program: Program, placed: Sequence[PlacedSite], measu
         "picture": lambda _: {"picture": picture_of(program)},
         "spectra": lambda so_far: _spectra(so_far, program, placed),
         "trajectories": lambda _: {"trajectories": measure_trajectories(program)},
+        "dynamics": lambda _: {"dynamics": measure_dynamics(program)},
     }
     for number, name in enumerate(measures):
         told("measure", number, len(measures))

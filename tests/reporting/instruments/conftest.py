@@ -17,7 +17,7 @@ def trm() -> CompiledModel:
     """Two supervision steps ⊃ two H cycles ⊃ two L cycles, exact."""
     torch.manual_seed(0)
     solve = Solve(small_trm(), 2).eval()
-    return laser_fx.compile(solve, (torch.randint(1, 7, (3, 9)),), options=Options.exact())
+    return laser_fx.compile(solve, (torch.randint(1, 7, (2, 9)),), options=Options.exact())
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from laser_fx.options import Options
 from laser_fx.reporting.instruments import trajectories
 from laser_fx.reporting.instruments.trajectories import measure_trajectories
 from laser_fx.reporting.measured import CarryTrajectory, TrajectoryStep
-from tests.small import Contractive
+from tests.small import Contractive, Counting
 
 
 def states(module: Any, x: Tensor, trips: int) -> list[Tensor]:
@@ -47,14 +47,6 @@ def test_every_floating_carry_of_every_loop_has_one(trm: CompiledModel) -> None:
     assert [(t.loop, t.carry) for t in found] == [(lp.name, c) for lp in trm.loops.walk() for c in lp.carry]
     for trajectory in found:
         assert len(trajectory.steps) == prod(trm.loops.trips_around(trajectory.loop))
-
-
-class Counting(Contractive):
-    def forward(self, x: Tensor) -> Any:
-        z, count = x, torch.zeros(x.shape[0], dtype=torch.int64)
-        for _ in range(4):
-            z, count = x + self.down(torch.tanh(self.up(z))), count + z.argmax(-1)
-        return z, count
 
 
 def test_an_integer_carry_is_left_out() -> None:
