@@ -40,13 +40,12 @@ from laser_fx.files import replacing
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import find_sites
 from laser_fx.reporting import environment
+from tests.export.no_step import why_no_step
 from tests.export.registry_cache import parse_functions_once
 from tests.export.translate_cache import translate_once
 from tests.families.registry import FAMILIES
 
 FORMS: tuple[Any, ...] = (*get_args(Form), "step")
-NO_STEP = ("outermost loops", "there is no loop", "bases that follow the loop")
-"""Why a program has no step: words of the refusals."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 BASES = ("off", "frozen", "per_step", "tracked")
 OPSETS = (20, 22)
@@ -120,7 +119,7 @@ def run(cell: Cell, folder: Path) -> Result:
     try:
         verification = _written(compiled, cell, path)
     except ExportError as error:
-        if cell.form == "step" and any(reason in str(error) for reason in NO_STEP):
+        if cell.form == "step" and why_no_step(error) is not None:
             return Result("no step")
         raise
     model = read_model_file(path).model

@@ -10,23 +10,26 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import hypothesis
 import numpy as np
 import torch
 
 import laser_fx
+from laser_fx.errors import ExportError
 from laser_fx.export import OnnxModel
-from laser_fx.export.build import Form
 from laser_fx.export.compare import cost
+from laser_fx.export.schema import FORMS
 from laser_fx.export.tolerances import FLOAT32
 from laser_fx.files import replacing
 from laser_fx.options import Options
 from laser_fx.reporting import environment
+from tests.export.no_step import why_no_step
 from tests.export.registry_cache import parse_functions_once
 from tests.fuzz.build import INPUTS, ROWS, SHAPES
 from tests.fuzz.kinds import Kind
@@ -36,7 +39,8 @@ from tests.fuzz.script import model_source
 
 __all__ = ["ONNX_KIND", "main"]
 
-FORMS = get_args(Form)
+_BUT = "; refused: "
+"""Between what a case turned out to be and why it has no step."""
 
 
 def _settled(level: Level) -> Level:
@@ -53,7 +57,15 @@ def settled(case: Case) -> Case:
 
 
 def exported(case: Case, forms: Sequence[str] = FORMS) -> str:
-    """Write every form, and compare each with eager at another batch size; what it turned out to be, in a word."""
+    """Write every form, and compare each with eager at another batch size; what it turned out to be, in a word.
+
+    Args:
+        case: a program.
+        forms: what to write. A step that is refused for a reason that is known is named in the result.
+
+    Raises:
+        AssertionError: a file answers otherwise than eager.
+    """
     parse_functions_once()
     scope: dict[str, Any] = {"__name__": "fuzzed"}
     exec(model_source(case), scope)
@@ -61,11 +73,7 @@ def exported(case: Case, forms: Sequence[str] = FORMS) -> str:
 
 
 def compare_forms(make: Any, case: Case, forms: Sequence[str]) -> str:
-    """See `exported`.
-
-    Raises:
-        AssertionError: a file answers otherwise than eager.
-    """
+    """See `exported`."""
     torch.manual_seed(0)
     model = make().eval()
     compiled = laser_fx.compile(model, options=Options.exact())
@@ -74,18 +82,33 @@ def compare_forms(make: Any, case: Case, forms: Sequence[str]) -> str:
         compiled(*_inputs(ROWS))
         given = _inputs(ROWS + 2)
         expected = [value.double().numpy() for value in model(*given)]
-        for form in forms:
-            path = Path(folder) / f"{form}.onnx"
-            compiled.to_onnx(path, form=form, verify=False)  # type: ignore[arg-type]
-            used = OnnxModel(path)
-            answers = [value.double().numpy() for value in used(*given).values()]
-            assert len(answers) == len(expected), f"{form}: {len(answers)} outputs, not {len(expected)}"
-            for position, (answer, value) in enumerate(zip(answers, expected, strict=True)):
-                assert answer.shape == value.shape, f"{form}: output {position} has shape {answer.shape}"
-                error = cost(value, answer) if np.isfinite(value).all() else 0.0
-                assert error <= FLOAT32.exact, f"{form}: output {position} is {error:.1e} from eager"
+        written = {form: _written(compiled, Path(folder) / f"{form}.onnx", form) for form in forms}
+        for form, refused in written.items():
+            if refused is None:
+                answers = OnnxModel(Path(folder) / f"{form}.onnx")(*given).values()
+                _compare([value.double().numpy() for value in answers], expected, form)
     loops = len(compiled.loops.trips())
-    return "no loop" if not loops else f"{loops} loops" if loops > 1 else "1 loop"
+    found = "no loop" if not loops else f"{loops} loops" if loops > 1 else "1 loop"
+    return found + "".join(f"{_BUT}{form}, {why}" for form, why in written.items() if why is not None)
+
+
+def _written(compiled: Any, path: Path, form: str) -> str | None:
+    """Write a file; why there is none, where the form has none for such a program."""
+    try:
+        compiled.to_onnx(path, form=form, verify=False)
+    except ExportError as error:
+        if form != "step" or (why := why_no_step(error)) is None:
+            raise
+        return why
+    return None
+
+
+def _compare(answers: Sequence[Any], expected: Sequence[Any], form: str) -> None:
+    assert len(answers) == len(expected), f"{form}: {len(answers)} outputs, not {len(expected)}"
+    for position, (answer, value) in enumerate(zip(answers, expected, strict=True)):
+        assert answer.shape == value.shape, f"{form}: output {position} has shape {answer.shape}"
+        error = cost(value, answer) if np.isfinite(value).all() else 0.0
+        assert error <= FLOAT32.exact, f"{form}: output {position} is {error:.1e} from eager"
 
 
 def _inputs(rows: int) -> list[torch.Tensor]:
@@ -131,13 +154,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "forms": list(FORMS),
             "seed": chosen.seed,
             "seconds": round(seconds, 1),
-            "counts": dict(sorted(outcome.counts.items())),
+            **_by_kind(outcome.counts),
             "failures": [path.name for path in outcome.failures],
             "environment": {**environment(), "hypothesis": hypothesis.__version__},
         }
         with replacing(chosen.json, overwrite=True) as beside:
             beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return 1 if outcome.failures else 0
+
+
+def _by_kind(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """What the cases were, and how many of them a form was refused to, by the reason."""
+    found, refused = Counter[str](), Counter[str]()
+    for result, count in counts.items():
+        what, *reasons = result.split(_BUT)
+        found[what] += count
+        refused.update(dict.fromkeys(reasons, count))
+    return {"counts": dict(sorted(found.items())), "refused": dict(sorted(refused.items()))}
 
 
 if __name__ == "__main__":
