@@ -20,12 +20,13 @@ import onnx_ir as ir
 from laser_fx.errors import OnnxFileError, OutputPathError
 from laser_fx.export.external_data import external_files
 from laser_fx.export.graphs import tensors
+from laser_fx.export.part_names import part_name
+from laser_fx.export.step_plan import WEIGHTS
 
 __all__ = ["DataFile", "check_data", "data_beside", "sha256_of", "weight_bytes"]
 
 _LEAST_BYTES = 1024
 _CHUNK = 2**22
-_NAMED_BY = 12
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,11 @@ def data_beside(model: ir.Model, target: Path) -> Iterator[DataFile | None]:
         raise
 
 
-def name_before(target: Path) -> str:
-    """What the names of the weights of a file begin with: ``m.weights-`` for ``m.onnx``.
-
-    Any other ending stays, since two files of one folder are not to share weights that an export of one removes.
-    """
-    return f"{target.name.removesuffix('.onnx')}.weights-"
-
-
 def _named(weights: Path, target: Path) -> DataFile | None:
     if not weights.exists() or not weights.stat().st_size:
         return None
     digest = sha256_of(weights)
-    return DataFile(f"{name_before(target)}{digest[:_NAMED_BY]}.bin", digest)
+    return DataFile(part_name(target, WEIGHTS, digest), digest)
 
 
 def check_data(data: DataFile, model: onnx.ModelProto, path: Path) -> None:

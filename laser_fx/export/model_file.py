@@ -16,8 +16,9 @@ from laser_fx.export.data_file import check_data
 from laser_fx.export.external_data import check_external_data
 from laser_fx.export.graphs import nodes, tensors
 from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.part_names import part_name
 from laser_fx.export.step_agreement import check_parts
-from laser_fx.export.step_plan import STEP, Part, graph_parts
+from laser_fx.export.step_plan import STEP, WEIGHTS, Part, graph_parts
 from laser_fx.export.step_reading import beside, check_digest, check_weights
 
 __all__ = ["ModelFile", "files_beside", "read_model_file"]
@@ -103,9 +104,11 @@ def files_beside(path: Path) -> set[Path]:
         metadata = read_model_file(path).metadata
     except LaserError:
         return set()
-    parts = () if metadata.step is None else tuple(part.file for part in metadata.step.parts)
-    named = (*parts, *([] if metadata.data is None else [metadata.data.file]))
-    return {path.with_name(name) for name in named if name.startswith(f"{path.stem}.")}
+    parts = () if metadata.step is None else metadata.step.parts
+    data = metadata.data
+    named = {part.file: part_name(path, part.role, part.sha256) for part in parts}
+    named |= {} if data is None else {data.file: part_name(path, WEIGHTS, data.sha256)}
+    return {path.with_name(name) for name, own in named.items() if name == own}  # those of a copy are another's
 
 
 def _content(path: Path) -> bytes:

@@ -1,8 +1,9 @@
 """Writes the files of the ``step`` form: the step itself, and beside it the parts, which its metadata names.
 
-The parts' names hold their digests, so no export ever writes over a part that a file in use belongs to: the rename of
-the main file is what replaces an export, all or nothing, and only then are the parts of the old one removed. A weight
-that one part alone reads is in that part; one that several read is in a file of its own, which they share.
+The parts' names hold their digests, and a part has one main file, so no export ever writes over a part that a file in
+use belongs to: the rename of the main file is what replaces an export, all or nothing, and only then are the parts of
+the old one removed. A weight that one part alone reads is in that part; one that several read is in a file of its own,
+which they share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from laser_fx.export.part_names import part_name
 from laser_fx.export.step_plan import WEIGHTS, Part
 from laser_fx.files import replacing
 
@@ -22,7 +24,6 @@ __all__ = ["share_weights", "written_parts"]
 
 _LEAST_SHARED = 1024
 _ALIGNMENT = 64
-_NAMED_BY = 12
 
 
 def share_weights(models: Sequence[ir.Model], target: Path, *, everything: bool) -> tuple[str, bytes] | None:
@@ -49,7 +50,7 @@ def share_weights(models: Sequence[ir.Model], target: Path, *, everything: bool)
         content.extend(bytes(-len(content) % _ALIGNMENT))
         offsets.append(len(content))
         content.extend(_tensor(values[0]).tobytes())
-    name = _named(target, WEIGHTS, bytes(content))
+    name = part_name(target, WEIGHTS, _digest(content))
     for values, offset in zip(shared, offsets, strict=True):
         tensor = _tensor(values[0])
         shape = ir.Shape(tensor.shape.numpy())
@@ -83,23 +84,24 @@ def written_parts(
     Raises:
         OutputPathError: a part cannot be written.
     """
-    named = [(role, _named(target, role, content), content) for role, content in contents.items()]
-    named += [] if weights is None else [(WEIGHTS, *weights)]
+    parts = [*contents.items(), *([] if weights is None else [(WEIGHTS, weights[1])])]
+    named = [
+        (Part(role, part_name(target, role, digest := _digest(content)), digest), content) for role, content in parts
+    ]
     made: list[Path] = []
     try:
-        for _, name, content in named:
-            path = target.parent / name
+        for part, content in named:
+            path = target.parent / part.file
             if not path.exists():
                 made.append(path)
             with replacing(path, overwrite=True) as beside:
                 beside.write_bytes(content)
-        yield tuple(Part(role, name, hashlib.sha256(content).hexdigest()) for role, name, content in named)
+        yield tuple(part for part, _ in named)
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
         raise
 
 
-def _named(target: Path, role: str, content: bytes) -> str:
-    ending = ".bin" if role == WEIGHTS else target.suffix or ".onnx"
-    return f"{target.stem}.{role}-{hashlib.sha256(content).hexdigest()[:_NAMED_BY]}{ending}"
+def _digest(content: bytes | bytearray) -> str:
+    return hashlib.sha256(content).hexdigest()
