@@ -234,5 +234,8 @@ def _answers(file: ModelFile, session: Any, names: list[str], run: _Run, level: 
 
 def _threshold(file: ModelFile) -> float:
     """The fidelity that decisions compare with: the default of that input."""
+    step = file.metadata.step
+    if step is not None and step.bases is not None:
+        return step.bases.threshold
     stored = [t for t in file.model.graph.initializer if t.name == file.metadata.fidelity]
     return float(numpy_helper.to_array(stored[0])) if stored else 1.0

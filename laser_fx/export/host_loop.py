@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laser_fx.errors import OptionError
 from laser_fx.export.cuda_graph import CudaGraphs
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.placement import Placement
 from laser_fx.export.rows import as_number, copied
+from laser_fx.export.schema import MAX_TRIPS
 from laser_fx.export.solve import Parts, Solve, Values
 from laser_fx.export.step_plan import STEP, Signature
 
-__all__ = ["HostLoop", "StreamedStep"]
+__all__ = ["HostLoop", "StreamedStep", "refresh_every"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class HostLoop:
         sessions: an ``onnxruntime.InferenceSession`` for each part, by role.
 
     Attributes:
+        refresh: bases that follow the loop are refreshed every so many steps; ``None``: only where a step needs it.
         metadata: that of the main file.
         sessions: the sessions.
     """
@@ -56,6 +59,7 @@ class HostLoop:
         self.metadata, self.plan, self.sessions = metadata, metadata.step, sessions
         self._reads = {role: tuple(value.name for value in s.get_inputs()) for role, s in sessions.items()}
         self._makes = {role: tuple(value.name for value in s.get_outputs()) for role, s in sessions.items()}
+        self.refresh: int | None = None
         self._last = threading.local()
 
     @property
@@ -119,15 +123,23 @@ class HostLoop:
     def solve(self, feed: Mapping[str, Any], call: Call | None = None) -> Solve:
         """A call that is under way, before its first step."""
         depth = next((feed[depth.input] for depth in self.metadata.depths if depth.input in feed), None)
-        threshold, halt = feed.get(self.plan.min_fidelity or ""), self.metadata.halt
+        threshold, halt = self._threshold(feed), self.metadata.halt
+        asked = {} if self.metadata.fidelity is None else {self.metadata.fidelity: np.array(threshold, np.float32)}
         return Solve(
             self.plan,
             Parts(self._runner(call or (lambda session, given, wanted: session.run(wanted, given))), self._reads),
-            {name: feed[name] for name in self.metadata.inputs} | self._above(feed),
+            {name: feed[name] for name in self.metadata.inputs} | self._above(feed) | asked,
             self.plan.trips if depth is None else int(depth),
-            None if threshold is None else as_number(threshold),
+            threshold,
+            refresh=self.refresh,
             per_example=halt is not None and halt.per == "example",
         )
+
+    def _threshold(self, feed: Mapping[str, Any]) -> float | None:
+        """The fidelity below which a step runs again."""
+        given = feed.get(self.metadata.fidelity or self.plan.min_fidelity or "")
+        default = None if self.plan.bases is None else self.plan.bases.threshold
+        return default if given is None else as_number(given)
 
     def _above(self, feed: Mapping[str, Any]) -> Values:
         """The logit above which an example is done."""
@@ -159,3 +171,25 @@ class HostLoop:
             return dict(zip(names, call(self.sessions[role], given, names), strict=True))
 
         return run
+
+
+def refresh_every(session: Any, steps: int, where: str) -> None:
+    """Have a session refresh its bases on a schedule.
+
+    Args:
+        session: of any form.
+        steps: after how many steps.
+        where: words for the error.
+
+    Raises:
+        OptionError: the file holds no bases that could be refreshed, or the number is out of range.
+    """
+    if not isinstance(session, HostLoop) or session.plan.bases is None:
+        raise OptionError(
+            "the file has no bases that its host could refresh",
+            where=f"refresh, {where}",
+            fix="leave it out, or export a program with basis='tracked' with form='step'",
+        )
+    if type(steps) is not int or not 1 <= steps <= MAX_TRIPS:
+        raise OptionError(f"refresh is {steps!r}", where=where, fix=f"choose a whole number from 1 to {MAX_TRIPS:,}")
+    session.refresh = steps

@@ -21,7 +21,7 @@ from laser_fx.errors import InputError, NonFiniteError, OptionError
 from laser_fx.export.constants import check_constants
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
 from laser_fx.export.halting_feed import halting_feed
-from laser_fx.export.host_loop import HostLoop, StreamedStep
+from laser_fx.export.host_loop import HostLoop, StreamedStep, refresh_every
 from laser_fx.export.metadata import Depth
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.placement import Placement, placed
@@ -56,6 +56,8 @@ class OnnxModel:
             ``{"intra_op_num_threads": 1}``; names with a dot are config entries.
         cuda_graph: capture the file as one CUDA graph for each set of shapes: for files without loops and branches, on
             CUDA tensors. Calls then run one after the other.
+        refresh: for files of the form ``step`` whose bases follow the loop: refresh all of them every so many steps;
+            ``None``: where a step needs it.
 
     Attributes:
         metadata: what the file says about itself.
@@ -66,7 +68,8 @@ class OnnxModel:
         OnnxFileError: the file is missing, damaged, tampered with, not ONNX, not ours, or of a newer version; or no
             provider has an operator of it.
         OptionError: a provider that this build of ONNX Runtime does not have, or that cannot be loaded and is the only
-            one asked for; an unknown session option; ``cuda_graph`` for a file with branches.
+            one asked for; an unknown session option; ``cuda_graph`` for a file with branches, ``refresh`` for one
+            that has no bases to refresh, or out of its range.
         MissingDependencyError: no ONNX Runtime, or both the CPU and the GPU build.
     """
 
@@ -77,6 +80,7 @@ class OnnxModel:
         *,
         session_options: Any = None,
         cuda_graph: bool = False,
+        refresh: int | None = None,
     ) -> None:
         self.path = Path(path)
         file = read_model_file(self.path)
@@ -84,6 +88,8 @@ class OnnxModel:
             check_branch_free(file.model, str(self.path))
             providers = with_cuda_graph(providers)
         opened = open_file(file, providers=providers, options=session_options)
+        if refresh is not None:
+            refresh_every(opened.session, refresh, str(self.path))
         self.metadata = file.metadata
         self.providers, self.why_not = opened.providers, dict(opened.why_not)
         self._runtime = onnxruntime()

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from laser_fx.export.history import History
 from laser_fx.export.rows import Rows, as_bools, as_number, put, stacked, take
-from laser_fx.export.step_plan import EXACT, EXACT_START, FINISH, START, STEP, StepPlan
+from laser_fx.export.step_plan import EXACT, EXACT_START, FINISH, REFRESH, START, STEP, StepPlan
 
 __all__ = ["Parts", "Solve", "Values", "why_not_retire"]
 
 Values: TypeAlias = dict[str, Any]
+_NONE_IS_KEPT = 2.0
+"""No basis has this fidelity."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Solve:
         parts: runs them.
         feed: the caller's inputs by name.
         trips: most steps to take.
-        threshold: a step whose fidelity is below it runs again, exactly; ``None``: none does.
+        threshold: a step whose fidelity is below it runs again, exactly or with other bases; ``None``: none does.
+        refresh: bases that follow the loop are refreshed every so many steps too; ``None``: where a step needs it.
         per_example: whether each example is done by itself.
 
     Attributes:
@@ -59,13 +62,18 @@ class Solve:
         trips: int,
         threshold: float | None = None,
         *,
+        refresh: int | None = None,
         per_example: bool = False,
     ) -> None:
         self._plan, self._parts, self._feed = plan, parts, feed
-        self._trips, self._threshold = trips, threshold
+        self._trips, self._threshold, self._refresh = trips, threshold, refresh
         self._first: Values = {**feed, **(parts.run(START, feed) if START in parts.reads else {})}
         changing = {state.name for state in plan.states} | {value.name for value in plan.by_step} | {plan.position}
-        self._shared: Values = {name: self._first[name] for name in parts.reads[STEP] if name not in changing}
+        bases = () if plan.bases is None else plan.bases.held
+        self._held: Values = {state.name: self._first[state.first] for state in bases}
+        changing |= self._held.keys() | ({plan.bases.keep_at} if plan.bases else set())
+        read = dict.fromkeys((*parts.reads[STEP], *parts.reads.get(REFRESH, ())))
+        self._shared: Values = {name: self._first[name] for name in read if name not in changing}
         self._states: Values = {state.name: self._first[state.first] for state in plan.states}
         self._history = History(plan.kept)
         self._records: dict[str, list[Any]] = {}
@@ -95,11 +103,7 @@ class Solve:
         Args:
             records: outputs of the step to keep for every step.
         """
-        given = {**self._shared, **self._states, **self._by_step()}
-        made = self._parts.run(STEP, given)
-        if self._is_below(made):
-            made |= self._parts.run(EXACT, {**given, **self._for_exact()})
-            self.replays += 1
+        made = self._made({**self._shared, **self._states, **self._held, **self._by_step()})
         self._states = {state.name: made[state.following] for state in self._plan.states}
         self._history.add(made, self.steps)
         for name in records:
@@ -107,6 +111,31 @@ class Solve:
         self.steps += 1
         if self._plan.halted is not None:
             self._halt(as_bools(made[self._plan.halted]))
+
+    def _made(self, given: Values) -> Values:
+        """What the step makes, run again where it fell below the fidelity."""
+        if self._is_due():
+            return self._refreshed(given, at_once=self.steps > 0)
+        made = self._parts.run(STEP, given)
+        if self._is_below(made):
+            again = self._refreshed(given) if self._plan.bases else self._parts.run(EXACT, given | self._for_exact())
+            made |= again
+            self.replays += 1
+        return made
+
+    def _is_due(self) -> bool:
+        """Whether the bases are to be refreshed now: no step has made those that the first one has."""
+        return self._plan.bases is not None and (
+            self.steps == 0 or bool(self._refresh and not self.steps % self._refresh)
+        )
+
+    def _refreshed(self, given: Values, *, at_once: bool = False) -> Values:
+        """The step with bases that follow it; ``at_once``: all of them, not only those that fell below."""
+        assert self._plan.bases is not None
+        keep_at = np.array(_NONE_IS_KEPT if at_once else self._threshold, np.float32)
+        made = self._parts.run(REFRESH, {**given, self._plan.bases.keep_at: keep_at})
+        self._held = {state.name: made[state.following] for state in self._plan.bases.held}
+        return made
 
     def answers(self) -> Values:
         """What the steps so far lead to: all that the finish makes, and what it reads, by name.
@@ -128,7 +157,11 @@ class Solve:
         return here if self._plan.position is None else {**here, self._plan.position: np.array(self.steps, np.int64)}
 
     def _is_below(self, made: Values) -> bool:
-        if self._threshold is None or self._plan.min_fidelity is None or EXACT not in self._parts.reads:
+        if (
+            self._threshold is None
+            or self._plan.min_fidelity is None
+            or not {EXACT, REFRESH} & self._parts.reads.keys()
+        ):
             return False
         return not as_number(made[self._plan.min_fidelity]) >= self._threshold  # what is no number is below, too
 

@@ -8,7 +8,7 @@ import onnx
 
 from laser_fx.errors import OnnxFileError
 from laser_fx.export.metadata import FileMetadata
-from laser_fx.export.step_plan import EXACT, EXACT_START, FINISH, START, STEP, Signature, StepPlan
+from laser_fx.export.step_plan import EXACT, EXACT_START, FINISH, REFRESH, START, STEP, Signature, StepPlan
 
 __all__ = ["check_parts"]
 
@@ -39,10 +39,18 @@ def _complaints(metadata: FileMetadata, plan: StepPlan, models: Mapping[str, onn
     optional = set() if metadata.halt is None else {metadata.halt.above}
     user, states = set(metadata.inputs) | optional, {state.name for state in plan.states}
     first = user | _outputs(models, START)
+    bases = () if plan.bases is None else plan.bases.held
+    held, asked = {state.name for state in bases}, {name for name in (metadata.fidelity,) if name is not None}
     rows = {value.name for value in plan.by_step} | ({plan.position} if plan.position else set())
     yield from _missing("the start", _inputs(models, START), user)
-    yield from _missing("a step", {state.first for state in plan.states} | {v.rows for v in plan.by_step}, first)
-    yield from _missing("a step", _inputs(models, STEP), first | states | rows)
+    begun = {state.first for state in (*plan.states, *bases)}
+    yield from _missing("a step", begun | {v.rows for v in plan.by_step}, first)
+    known = first | states | rows | held | asked
+    yield from _missing("a step", _inputs(models, STEP), known)
+    if plan.bases is not None:
+        yield from _missing("the refresh", _inputs(models, REFRESH), known | {plan.bases.keep_at})
+        again = _wanted(metadata, plan) | {state.following for state in bases}
+        yield from _missing("the plan", again, _outputs(models, REFRESH))
     yield from _missing("the plan", rows, _inputs(models, STEP))  # a state may be there for the finish alone
     yield from _missing("the plan", _wanted(metadata, plan), _outputs(models, STEP))
     yield from _missing("the exact start", _inputs(models, EXACT_START), user)
@@ -53,7 +61,7 @@ def _complaints(metadata: FileMetadata, plan: StepPlan, models: Mapping[str, onn
     yield from _missing("the finish", _inputs(models, FINISH), first | states | {kept.name for kept in plan.kept})
     answers = first | _outputs(models, FINISH) | {kept.name for kept in plan.kept}
     yield from _missing("the caller", {value for _, value in metadata.outputs}, answers)
-    for clash in sorted((states | rows) & _outputs(models, START)):
+    for clash in sorted((states | rows | held) & _outputs(models, START)):
         yield f"{clash[:60]!r} is made by the start and changed by the steps"
     for role, model in models.items():
         yield from _signature(role, model, {entry.name: entry for entry in plan.signature})

@@ -11,17 +11,20 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from laser_fx.errors import ExportError, OptionError
+from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
 from laser_fx.export.build import build
 from laser_fx.export.early_exit import Halting, free_name, halting_value
 from laser_fx.export.exact_step import exact_graphs
+from laser_fx.export.held_functions import held_functions
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, Halt, package_version
 from laser_fx.export.opened import outermost_loop
 from laser_fx.export.solve import why_not_retire
 from laser_fx.export.source import Exportable
 from laser_fx.export.split import Split, split_at_loop, whole_as_step
-from laser_fx.export.step_plan import EXACT, FINISH, START, STEP, Kept, Signature, StepPlan
+from laser_fx.export.step_plan import EXACT, FINISH, REFRESH, START, STEP, Kept, Signature, StepPlan
 from laser_fx.export.step_states import StatePairs, state_pairs
+from laser_fx.export.tracked_step import HeldSplit, with_held_bases
 from laser_fx.progress import stage
 
 __all__ = ["BuiltStep", "build_step"]
@@ -61,11 +64,11 @@ def build_step(
         halt: what says which examples are done.
 
     Raises:
-        ExportError: the program has not exactly one outermost loop, its bases follow the loop, something in a step
-            branches, or it is not known where the examples of a batch are that halt by themselves.
+        ExportError: the program has not exactly one outermost loop, something in a step branches, it is not known where
+            the examples of a batch are that halt by themselves, or bases are tracked over them or begin anew.
         OptionError: states or a halting output that the program has not.
     """
-    _refuse_tracked(program)
+    _refuse_tracked(program, state, halt)
     model, metadata = build(program, "rolled", depth_inputs=depth_inputs and state is None, opset=opset)
     signature = tuple(_signature(value) for value in model.graph.inputs if value.name in metadata.inputs)
     if state is None:
@@ -77,10 +80,14 @@ def build_step(
         split, trips = whole_as_step(model.graph, state_pairs(state, metadata, model.graph), records), 1
         if depth_inputs:
             metadata = replace(metadata, depths=(Depth(_free("depth", metadata.inputs), STEP, 1, 1),))
+    held = None if metadata.fidelity is None else _held(split, model, program.options.fidelity)
+    split = split if held is None else held.split
     models = {role: _model(graph, model) for role, graph in _graphs(split).items()}
     plan = _plan(split, signature, trips)
+    if held is not None:
+        models[REFRESH], plan = _model(held.refresh, model, straight=False), plan.changed(bases=held.bases)
     _check_rows(plan, models, metadata)
-    if plan.min_fidelity is not None and state is None:
+    if plan.min_fidelity is not None and plan.bases is None and state is None:
         models |= _exact_parts(program, plan, opset, halt)
     for role in {STEP, EXACT} & models.keys():
         _check_branch_free(models[role])
@@ -150,13 +157,28 @@ def _refuse_halting(halt: Halting | None) -> None:
         )
 
 
-def _refuse_tracked(program: Exportable) -> None:
-    if program.record_names and program.options.basis == "tracked":
+def _refuse_tracked(program: Exportable, state: StatePairs | None, halt: Halting | None) -> None:
+    if not program.record_names or program.options.basis != "tracked":
+        return
+    if state is not None:
         raise ExportError(
-            "bases that follow the loop are refreshed by a branch, and a step has none",
+            "bases that follow the loop begin anew in every call, and here a call is one step",
             where="form='step'",
-            fix="compile with Options.exact() or basis='frozen', or choose form='rolled'",
+            fix="compile with Options.exact() or basis='frozen', or a module that runs all steps",
         )
+    if halt is not None and halt.per == "example":
+        raise ExportError(
+            "bases are tracked over the batch: what one example needs decides how others are computed",
+            where="halt_per='example'",
+            fix="choose halt_per='batch', or compile with Options.exact() or basis='frozen'",
+        )
+
+
+def _held(split: Split, whole: ir.Model, fidelity: float) -> HeldSplit:
+    """The split of a tracked program; its functions are added to the whole."""
+    for function in (*functions.all_functions(), *held_functions()):
+        whole.functions.setdefault(function.identifier(), function)
+    return with_held_bases(split, float(np.float32(fidelity)))
 
 
 def _signature(value: ir.Value) -> Signature:
@@ -171,8 +193,8 @@ def _graphs(split: Split) -> dict[str, ir.Graph]:
     return {role: graph for role, graph in parts.items() if graph is not None}
 
 
-def _model(graph: ir.Graph, whole: ir.Model) -> ir.Model:
-    """A part as a model, with those functions of the whole that it calls."""
+def _model(graph: ir.Graph, whole: ir.Model, *, straight: bool = True) -> ir.Model:
+    """A part as a model, with those functions of the whole that it calls; ``straight``: loops in it become calls."""
     model = ir.Model(
         graph,
         ir_version=whole.ir_version,
@@ -180,7 +202,8 @@ def _model(graph: ir.Graph, whole: ir.Model) -> ir.Model:
         producer_version=package_version(),
         functions=[function.clone() for function in whole.functions.values()],
     )
-    call_bodies(model)
+    if straight:
+        call_bodies(model)
     passes: tuple[Any, ...] = (
         common.TopologicalSortPass(),
         common.RemoveUnusedNodesPass(),
@@ -189,6 +212,8 @@ def _model(graph: ir.Graph, whole: ir.Model) -> ir.Model:
     )
     for step in passes:
         step(model)
+    for unread in [value for value in graph.inputs if not value.uses() and value not in graph.outputs]:
+        graph.inputs.remove(unread)
     return model
 
 

@@ -14,9 +14,11 @@ __all__ = [
     "EXACT",
     "EXACT_START",
     "FINISH",
+    "REFRESH",
     "START",
     "STEP",
     "WEIGHTS",
+    "Bases",
     "ByStep",
     "Kept",
     "Part",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 START, STEP, FINISH, EXACT, EXACT_START, WEIGHTS = "start", "step", "finish", "exact", "exact_start", "weights"
+REFRESH = "refresh"
 """The roles of the parts; that of the main file is ``STEP``."""
 
 
@@ -35,7 +38,7 @@ class Part:
     """A file beside the main one.
 
     Args:
-        role: ``"start"``, ``"finish"``, ``"weights"``, ``"exact"`` or ``"exact_start"``.
+        role: ``"start"``, ``"finish"``, ``"weights"``, ``"exact"``, ``"exact_start"`` or ``"refresh"``.
         file: its name; it lies in the main file's folder.
         sha256: of all its bytes, in hexadecimal.
     """
@@ -104,6 +107,21 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Bases:
+    """What the sites of a step compute through, where it follows the loop.
+
+    Args:
+        held: what the step reads, and the refresh makes anew from step to step.
+        threshold: a step that measures less runs again, in the refresh, where the caller asks for no other fidelity.
+        keep_at: input of the refresh, 0-d float32: the fidelity from which on a site keeps its basis.
+    """
+
+    held: tuple[State, ...]
+    threshold: float
+    keep_at: str
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """How the parts play together.
 
@@ -120,6 +138,7 @@ class StepPlan:
         unbatched: values none of whose sizes depends on the batch.
         min_fidelity: output of the step: the least fidelity of its sites, 0-d float32.
         halted: output of the step: which examples are done, (batch,) bool.
+        bases: bases that follow the loop; ``None`` where there are none.
     """
 
     parts: tuple[Part, ...]
@@ -134,6 +153,7 @@ class StepPlan:
     unbatched: tuple[str, ...]
     min_fidelity: str | None = None
     halted: str | None = None
+    bases: Bases | None = None
 
     @property
     def is_whole_model(self) -> bool:
@@ -162,8 +182,13 @@ class StepPlan:
                 "kept": tuple(Kept(**value) for value in read["kept"]),
                 "batched": tuple(read["batched"]),
                 "unbatched": tuple(read["unbatched"]),
+                "bases": None if read["bases"] is None else _bases(read["bases"]),
             }
         )
+
+
+def _bases(read: dict[str, Any]) -> Bases:
+    return Bases(tuple(State(**state) for state in read["held"]), read["threshold"], read["keep_at"])
 
 
 def graph_parts(plan: StepPlan) -> tuple[Part, ...]:

@@ -12,8 +12,10 @@ from laser_fx.export.step_plan import (
     EXACT,
     EXACT_START,
     FINISH,
+    REFRESH,
     START,
     WEIGHTS,
+    Bases,
     ByStep,
     Kept,
     Part,
@@ -24,7 +26,7 @@ from laser_fx.export.step_plan import (
 
 __all__ = ["ROLES", "check_step"]
 
-ROLES = (START, FINISH, EXACT, EXACT_START, WEIGHTS)
+ROLES = (START, FINISH, EXACT, EXACT_START, REFRESH, WEIGHTS)
 _MOST, _LONGEST, _MOST_AXES = 10_000, 4096, 64
 _FILE = re.compile(r"[^/\\\x00-\x1f:]{1,255}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -57,6 +59,19 @@ def check_step(fields: Mapping[str, Any]) -> None:
         raise SchemaError(f"step.trips is {plan['trips']}, at least {plan['least']}")
     if (plan["halted"] is None) != (fields["halt"] is None):
         raise SchemaError("step.halted does not go with halt")
+    _check_bases(plan, fields["fidelity"])
+
+
+def _check_bases(plan: Mapping[str, Any], fidelity: str | None) -> None:
+    bases, has_refresh = plan["bases"], any(part["role"] == REFRESH for part in plan["parts"])
+    if has_refresh is (bases is None) or (fidelity is None) is not (bases is None):
+        raise SchemaError("step.bases do not go with the fidelity and the part that refreshes them")
+    if bases is None:
+        return
+    if plan["min_fidelity"] is None or not bases["held"]:
+        raise SchemaError("step.bases are none, or nothing measures them")
+    _distinct([state["name"] for state in (*plan["states"], *bases["held"])], "step.states and step.bases")
+    _distinct([state["following"] for state in (*plan["states"], *bases["held"])], "step.states and step.bases")
 
 
 def _object(value: object, kind: type, where: str, checks: Mapping[str, Callable[[Any, str], None]]) -> None:
@@ -124,6 +139,11 @@ def _count(value: object, where: str) -> None:
         raise SchemaError(f"{where} is {str(value)[:40]!r}, no count")
 
 
+def _fidelity(value: object, where: str) -> None:
+    if type(value) is not float or not 0.0 < value <= 1.0:
+        raise SchemaError(f"{where} is {str(value)[:40]!r}, not in (0, 1]")
+
+
 def _index(value: object, where: str) -> None:
     if value is not None and (type(value) is not int or not -MAX_TRIPS <= value < MAX_TRIPS):
         raise SchemaError(f"{where} is {str(value)[:40]!r}, no step")
@@ -137,16 +157,21 @@ def _shape(value: object, where: str) -> None:
         (_name if isinstance(size, str) else _count)(size, where)
 
 
+def _bases(value: object, where: str) -> None:
+    _object(value, Bases, where, {"held": _objects(State, _STATE), "threshold": _fidelity, "keep_at": _name})
+
+
 def _optional(check: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
     return lambda value, where: None if value is None else check(value, where)
 
 
+_STATE = {"name": _name, "following": _name, "first": _name}
 _PLAN: dict[str, Callable[[Any, str], None]] = {
     "parts": _objects(
         Part, {"role": _one_of(ROLES), "file": _file, "sha256": _matching(_DIGEST, "no SHA-256 in hexadecimal")}
     ),
     "signature": _objects(Signature, {"name": _name, "type": _matching(_TYPE, "no type"), "shape": _shape}),
-    "states": _objects(State, {"name": _name, "following": _name, "first": _name}),
+    "states": _objects(State, _STATE),
     "by_step": _objects(ByStep, {"name": _name, "rows": _name}),
     "kept": _objects(Kept, {"name": _name, "output": _name, "index": _index}),
     "position": _optional(_name),
@@ -156,4 +181,5 @@ _PLAN: dict[str, Callable[[Any, str], None]] = {
     "unbatched": _names,
     "min_fidelity": _optional(_name),
     "halted": _optional(_name),
+    "bases": _optional(_bases),
 }

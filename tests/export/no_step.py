@@ -9,7 +9,6 @@ __all__ = ["REASONS", "why_no_step"]
 REASONS = {
     "outermost loops": "several outermost loops",
     "the program has no loop": "no loop",
-    "bases that follow the loop": "bases that follow the loop",
 }
 """By words of the error: the reason in a few."""
 

@@ -16,7 +16,7 @@ from laser_fx.errors import OnnxFileError
 from laser_fx.export import OnnxModel, to_onnx
 from laser_fx.export.checksum import KEY
 from laser_fx.export.model_file import read_model_file
-from tests.export.conftest import one_loop
+from tests.export.conftest import one_loop, tracked
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,43 @@ def _signature(plan: Any, **changes: Any) -> Any:
 def test_a_plan_that_was_changed(copied: Path, case: str) -> None:
     change, said = HOSTILE[case]
     refused(replan(copied, change), said)
+
+
+HOSTILE_BASES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no bases": (lambda p: {**p, "bases": None}, "do not go with"),
+    "no refresh": (lambda p: {**p, "parts": [x for x in p["parts"] if x["role"] != "refresh"]}, "do not go with"),
+    "nothing held": (lambda p: _bases(p, held=[]), "are none"),
+    "nothing measured": (lambda p: {**p, "min_fidelity": None}, "nothing measures them"),
+    "a threshold of none": (lambda p: _bases(p, threshold=None), "not in"),
+    "a threshold out of range": (lambda p: _bases(p, threshold=1.5), "not in"),
+    "a threshold that is no number": (lambda p: _bases(p, threshold=float("nan")), "not in|damaged"),
+    "an input that the refresh has not": (lambda p: _bases(p, keep_at="q"), "the refresh wants"),
+    "a basis that begins as nothing": (lambda p: _held(p, first="q"), "nothing makes"),
+    "a basis that nothing follows": (lambda p: _held(p, following="q"), "nothing makes"),
+    "a basis that is a state": (lambda p: _held(p, name=p["states"][0]["name"]), "twice"),
+    "a field too many": (lambda p: _bases(p, code="os"), "has not the fields"),
+}
+
+
+def _bases(plan: Any, **changes: Any) -> Any:
+    return {**plan, "bases": {**plan["bases"], **changes}}
+
+
+def _held(plan: Any, **changes: Any) -> Any:
+    return _bases(plan, held=[{**plan["bases"]["held"][0], **changes}])
+
+
+@pytest.fixture(scope="module")
+def with_bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bases") / "m.onnx"
+    to_onnx(tracked(), path, form="step", verify=False)
+    return path
+
+
+@pytest.mark.parametrize("case", HOSTILE_BASES)
+def test_bases_that_were_changed(with_bases: Path, tmp_path: Path, case: str) -> None:
+    change, said = HOSTILE_BASES[case]
+    refused(replan(Path(shutil.copytree(with_bases.parent, tmp_path / "m")) / "m.onnx", change), said)
 
 
 def test_an_export_over_another_leaves_no_part_of_it(copied: Path) -> None:
