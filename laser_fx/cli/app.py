@@ -8,6 +8,7 @@ import typer
 
 import laser_fx
 from laser_fx.cli.demo import demo
+from laser_fx.cli.diff import diff
 from laser_fx.cli.export import export
 from laser_fx.cli.inspect import inspect
 from laser_fx.cli.serve_config import serve
@@ -35,4 +36,5 @@ app.command()(inspect)
 app.command()(export)
 app.command()(verify)
 app.command("serve-config")(serve)
+app.command()(diff)
 app.command()(demo)

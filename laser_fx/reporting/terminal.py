@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-__all__ = ["console", "encoding_of", "spelled"]
+__all__ = ["Harmless", "console", "encoding_of", "plain_text", "spelled", "visible"]
 
 # One character stands for one, so that columns stay where they are.
 _SPELLINGS = str.maketrans("▁▂▃▄▅▆▇█×–—−→⊃‖…✓✗≥≤·µΔλ∂", ".:-=+*#@x--->>|~+x><.udld")
@@ -40,6 +43,26 @@ def encoding_of(file: TextIO) -> str:
     return getattr(file, "encoding", None) or "utf-8"
 
 
+def visible(text: str) -> str:
+    """Control characters as Python writes them: a name must not move a cursor or ring a bell. Newlines stay.
+
+    >>> print(visible("a" + chr(27) + "[31m"))
+    a\\x1b[31m
+    """
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class Harmless:
+    """What it holds, with control characters made `visible`."""
+
+    def __init__(self, held: RenderableType) -> None:
+        self._held = held
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._held, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 class _Spelling:
     """A file that is written to in characters that it has."""
 
@@ -68,3 +91,17 @@ def console(file: TextIO, width: int | None = None, *, plain: bool = False) -> C
             file=out, width=width, highlight=False, legacy_windows=False, color_system=None, force_terminal=False
         )
     return Console(file=out, width=width, highlight=False, legacy_windows=False)
+
+
+def plain_text(page: RenderableType, width: int, encoding: str = "utf-8") -> str:
+    """What a file gets: no colour, no spaces at the ends of lines, and no character that its encoding lacks.
+
+    Args:
+        page: anything that rich prints.
+        width: in columns.
+        encoding: of the file.
+    """
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    console(buffer, width, plain=True).print(page)
+    buffer.seek(0)
+    return "\n".join(line.rstrip() for line in buffer.read().split("\n")).rstrip("\n")

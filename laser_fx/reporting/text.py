@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
@@ -15,7 +14,7 @@ from rich.tree import Tree
 
 from laser_fx.loops import Loop
 from laser_fx.reporting import format as fmt
-from laser_fx.reporting.terminal import console, encoding_of
+from laser_fx.reporting.terminal import Harmless, console, encoding_of, plain_text
 from laser_fx.reporting.text_measured import measured_tables
 from laser_fx.reporting.text_sites import legend, sites_table
 
@@ -39,10 +38,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
 
 def render(report: Report, *, encoding: str = "utf-8") -> str:
     """The report as plain text, `WIDTH` columns wide at most, in the characters of an encoding."""
-    buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-    console(buffer, WIDTH, plain=True).print(_page(report, WIDTH))
-    buffer.seek(0)
-    return "\n".join(line.rstrip() for line in buffer.read().splitlines())
+    return plain_text(_page(report, WIDTH), WIDTH, encoding)
 
 
 def counted(number: int, noun: str) -> str:
@@ -53,8 +49,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _page(report: Report, width: int) -> Group:
-    return Group(*_sections(report, width))
+def _page(report: Report, width: int) -> Harmless:
+    return Harmless(Group(*_sections(report, width)))
 
 
 def _sections(report: Report, width: int) -> Iterator[RenderableType]:
