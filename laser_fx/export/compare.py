@@ -7,8 +7,8 @@ values are not compared. How far values may differ says `laser_fx.export.toleran
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from laser_fx import ops
 from laser_fx.errors import VerificationError
 from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.sensitivity import CHAOS
 from laser_fx.export.tolerances import FLOAT32, Tolerance
 
-__all__ = ["Twins", "compare", "cost", "same_decisions", "scale_of", "usual"]
+__all__ = ["Twins", "compare", "cost", "effects", "same_decisions", "scale_of", "usual"]
 
 _SHARE = 0.5
 _ROUNDINGS = 2
@@ -38,10 +39,13 @@ class Twins:
             since a chaotic model magnifies rounding as it magnifies the approximation.
         finer: in float32, of a program of 16 bits: the file may differ by twice of what the program differs from these,
             since both are so far from the truth.
+        nudged: what numbers that are off by a few roundings make of each output, relative to its largest value, or as
+            the share of whole numbers that change: the file may differ by twice of that.
     """
 
     exact: Mapping[str, Array] | None = None
     finer: Mapping[str, Array] | None = None
+    nudged: Mapping[str, float] = field(default_factory=dict)
 
     def costs(self, name: str, value: Array) -> Iterator[float]:
         """What they excuse of an output, relative to its largest value."""
@@ -49,6 +53,16 @@ class Twins:
             yield _SHARE * cost(value, self.exact[name])
         if self.finer is not None:
             yield _ROUNDINGS * cost(value, self.finer[name])
+        yield self.rounding(name)
+
+    def rounding(self, name: str) -> float:
+        """What rounding alone excuses of it: infinity where it makes another answer."""
+        excused = _ROUNDINGS * self.nudged.get(name, 0.0)
+        return excused if excused <= CHAOS else np.inf
+
+    def chaotic(self, names: Iterable[str]) -> bool:
+        """Whether rounding makes another answer of any of these outputs."""
+        return any(np.isinf(self.rounding(name)) for name in names)
 
 
 def compare(
@@ -61,7 +75,7 @@ def compare(
     tolerance: Tolerance = FLOAT32,
     twins: Twins | None = None,
 ) -> float | None:
-    """Largest relative error, or ``None`` where an excused decision makes values incomparable.
+    """Largest relative error, or ``None`` where an excused decision, or chaos, makes values incomparable.
 
     Args:
         expected: outputs by value name, as the program computes them.
@@ -88,11 +102,28 @@ def compare(
     # At 1 a step is exact in both, unless a full basis passed for exact: then it is as near as a basis is.
     is_exact = not metadata.fidelity or (all(agree) and threshold == 1)
     least = tolerance.exact if is_exact else tolerance.tracked
-    allowed = {v: max([least, *(twins or Twins()).costs(v, expected[v])]) for _, v in metadata.outputs}
+    twins = twins or Twins()
     named = metadata.outputs if metadata.fidelity else (*metadata.outputs, *metadata.records)
-    whole = tolerance.whole_numbers
-    errors = (_error(n, expected[v], actual[v], allowed.get(v, least), whole, where) for n, v in named)
-    return max(errors, default=0.0)
+    costed = {v for _, v in metadata.outputs} | twins.nudged.keys()
+    allowed = {v: max([least, *twins.costs(v, expected[v])]) for _, v in named if v in costed}
+    whole = {v: max(tolerance.whole_numbers, twins.rounding(v)) for _, v in named}
+    errors = [_error(n, expected[v], actual[v], allowed.get(v, least), whole[v], where) for n, v in named]
+    return None if twins.chaotic(v for _, v in named) else max(errors, default=0.0)
+
+
+def effects(nudged: Mapping[str, Array], own: Mapping[str, Array]) -> dict[str, float]:
+    """What a nudge made of each output: see `Twins`.
+
+    >>> effects({"y": np.array([1.0, 2.5])}, {"y": np.array([1.0, 2.0])})
+    {'y': 0.2}
+    """
+    return {name: _effect(nudged[name], value) for name, value in own.items() if nudged[name].shape == value.shape}
+
+
+def _effect(nudged: Array, own: Array) -> float:
+    if np.issubdtype(own.dtype, np.floating):
+        return cost(nudged, own)
+    return float((nudged != own).mean()) if own.size else 0.0
 
 
 def cost(approximate: Array, exact: Array) -> float:
@@ -139,7 +170,7 @@ def same_decisions(
 def _error(name: str, expected: Array, actual: Array, allowed: float, whole_numbers: float, where: str) -> float:
     if not np.issubdtype(expected.dtype, np.floating):
         different = int((expected != actual).sum())
-        if different > np.ceil(whole_numbers * expected.size):
+        if different > np.ceil(min(whole_numbers, 1.0) * expected.size):
             raise VerificationError(f"{name!r} differs in {different} entries", where=where, fix=_FIX)
         return 0.0
     finite = np.isfinite(expected)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.errors import OnnxFileError, VerificationError
-from laser_fx.export.compare import Twins, compare, scale_of, usual
+from laser_fx.export.compare import Twins, compare, effects, scale_of, usual
 from laser_fx.export.in_float32 import ProgramInFloat32, in_float32
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import read_model_file
+from laser_fx.export.sensitivity import NOTHING_COMPARED, Nudged, nudged
 from laser_fx.export.source import Exportable
 from laser_fx.export.step_plan import STEP
 from laser_fx.export.step_states import following_inputs
@@ -49,7 +51,8 @@ class Verification:
         runs: what was run at each level, in words.
         levels: ONNX Runtime's optimisation levels.
         max_error: largest difference of a value, relative to the largest value of its output.
-        excused: runs in which a decision at the very threshold went the other way, so that values were not compared.
+        excused: runs in which values were not compared: a decision at the very threshold went the other way, or
+            rounding alone makes another answer, as nudging all numbers showed; never all of them.
         not_run: why the file was not run as it is, but in float32 alone; ``None`` where it was.
     """
 
@@ -99,14 +102,28 @@ def _verify(program: Exportable, view: View, metadata: FileMetadata) -> Verifica
             twins = Twins(_answers(exactly, actual), _answers(finely, actual))
             answers = _answers(says, actual)
             assert answers is not None
-            error = compare(answers, actual, metadata, threshold, where=where, tolerance=view.tolerance, twins=twins)
+            compared = partial(compare, answers, actual, metadata, threshold, where=where, tolerance=view.tolerance)
+            try:
+                error = compared(twins=twins)
+            except VerificationError:  # what rounding does to such a program is measured where it has to be known
+                nudge = _answers(_nudged(program, metadata, run), actual)
+                assert nudge is not None
+                error = compared(twins=replace(twins, nudged=effects(nudge, answers)))
             if error is None:
                 excused.append(where)
                 continue
             worst = max(worst, error)
             if isinstance(says, HaltingAnswers):
                 says.check(actual[says.halt.steps], _halting_margin(says, exactly, finely, view.tolerance), where)
+    if len(excused) == len(runs) * len(view.sessions):
+        raise VerificationError(
+            NOTHING_COMPARED, where=", ".join(excused), fix="verify a shallower one, or verify=False"
+        )
     return Verification(tuple(run.label + suffix for run in runs), LEVELS, worst, tuple(excused))
+
+
+def _nudged(program: Exportable, metadata: FileMetadata, run: _Run) -> Says:
+    return _eager(Nudged(program), metadata, replace(run, inputs=nudged(run.inputs)))
 
 
 def first_run(program: Exportable, metadata: FileMetadata) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -147,7 +164,8 @@ def _halting_runs(program: Exportable, metadata: FileMetadata, run: _Run, tolera
 
 def _halting_margin(says: HaltingAnswers, exact: Says | None, finer: Says | None, tolerance: Tolerance) -> float:
     """By how much logits may differ as values may, so that a decision near the threshold is left to chance."""
-    twins = Twins(*({_LOGITS: one.logits} if isinstance(one, HaltingAnswers) else None for one in (exact, finer)))
+    logits = [{_LOGITS: one.logits} if isinstance(one, HaltingAnswers) else None for one in (exact, finer)]
+    twins = Twins(exact=logits[0], finer=logits[1])
     scale = scale_of(says.logits[np.isfinite(says.logits)])
     return scale * max([usual(says.metadata, tolerance), *twins.costs(_LOGITS, says.logits)])
 
