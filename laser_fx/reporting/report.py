@@ -12,7 +12,7 @@ from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, NearMiss
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
-from laser_fx.reporting import html, text
+from laser_fx.reporting import graphviz, html, model_explorer, text
 from laser_fx.reporting.measured import CarryTrajectory, GraphPicture, LoopDynamics, MemoryArm, OnnxSize
 from laser_fx.reporting.parts import Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.plain import parsed, plain
@@ -122,6 +122,35 @@ class Report:
             OutputPathError: the file exists, or cannot be written there.
         """
         return html.write(self, Path(path), overwrite=overwrite)
+
+    def to_dot(self) -> str:
+        """The nest in Graphviz's language: clusters for loops, sites with rank and fidelity, and what flows between."""
+        return graphviz.dot(self)
+
+    def to_svg(self, path: str | PathLike[str], overwrite: bool = False) -> Path:
+        """Draws what `to_dot` says with Graphviz's program ``dot``; arguments and return value as for `to_html`.
+
+        Raises:
+            OutputPathError: the file exists, or cannot be written there.
+            MissingDependencyError: ``dot`` is not installed, or fails.
+        """
+        return graphviz.write_svg(self, Path(path), overwrite=overwrite)
+
+    def to_model_explorer(self, path: str | PathLike[str], overwrite: bool = False) -> tuple[Path, ...]:
+        """Writes the rolled graph for Model Explorer (``pip install ai-edge-model-explorer``), and overlays beside it.
+
+        Args:
+            path: the graph's file, ``trm.json``: its nodes in namespaces ``loop_0/loop_0_0/layers/0/mlp``. Beside it go
+                ``trm.rank.json`` and ``trm.fidelity.json``, values of the sites that colour their nodes.
+            overwrite: whether files of these names may be replaced.
+
+        Returns:
+            The paths: the graph first, then those of the overlays that have a value.
+
+        Raises:
+            OutputPathError: a file exists, or cannot be written there.
+        """
+        return model_explorer.write(self, Path(path), overwrite=overwrite)
 
     def __str__(self) -> str:
         return text.render(self)
