@@ -14,23 +14,25 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 RECORDS = "benchmarks/results"
+TAKEN_ALONG = (f"{RECORDS}/*", "examples/*.py")
 
 _NAMED_FENCE = re.compile(r"^```(\w+) (\S+)$", re.M)
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Take along what pages link to outside of docs/: the records of benchmarks, and the pages of the repository."""
+    """Take along what pages link to outside of docs/: pages of the repository, records of benchmarks, examples."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for record in sorted((ROOT / RECORDS).iterdir()):
-        files.append(File.generated(config, f"{RECORDS}/{record.name}", abs_src_path=str(record)))
+    for found in sorted(path for pattern in TAKEN_ALONG for path in ROOT.glob(pattern)):
+        files.append(File.generated(config, found.relative_to(ROOT).as_posix(), abs_src_path=str(found)))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links that leave docs/ end where `on_files` has put their files; a fence that names a file shows the name."""
-    markdown = markdown.replace(f"](../{RECORDS}/", f"]({RECORDS}/")
+    for folder in (RECORDS, "examples"):
+        markdown = markdown.replace(f"](../{folder}/", f"]({folder}/")
     for source, page in PAGES.items():
         markdown = markdown.replace(f"](../{source}", f"]({page}")
     return _NAMED_FENCE.sub(r'```\1 title="\2"', markdown)
