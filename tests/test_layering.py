@@ -46,7 +46,7 @@ FLOORS = (
     {"passes", "memory"},
     {"export", "reporting"},
     {"alarms", "calibrator", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
-    {"cli", "demo"},
+    {"bench", "cli", "demo"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TOP = len(FLOORS) - 1

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import laser_fx
+from laser_fx.cli.bench import bench
 from laser_fx.cli.demo import demo
 from laser_fx.cli.diff import diff
 from laser_fx.cli.export import export
@@ -37,4 +38,5 @@ app.command()(export)
 app.command()(verify)
 app.command("serve-config")(serve)
 app.command()(diff)
+app.command()(bench)
 app.command()(demo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["factory_names", "trained_models"]
+__all__ = ["arm_names", "factory_names", "trained_models"]
 
 
 def factory_names(incomplete: str) -> list[str]:
@@ -14,6 +14,17 @@ def factory_names(incomplete: str) -> list[str]:
     from laser_fx.zoo.examples import EXAMPLES  # only the shell asks for it
 
     return [name for name in (f"zoo.{name}" for name in sorted(EXAMPLES)) if name.startswith(incomplete)]
+
+
+def arm_names(incomplete: str) -> list[str]:
+    """Arms of a benchmark whose names begin so.
+
+    >>> arm_names("e")
+    ['eager', 'exact']
+    """
+    from laser_fx.bench import ARMS
+
+    return [name for name in ARMS if name.startswith(incomplete)]
 
 
 def trained_models(incomplete: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bytes_", "count", "factor", "fidelity", "percent", "significant", "whole"]
+__all__ = ["bytes_", "count", "factor", "fidelity", "percent", "seconds", "significant", "whole"]
 
 
 def count(value: float) -> str:
@@ -80,3 +80,14 @@ def significant(value: float | None) -> str:
     ('0.123', '1.2e-07', '0', '–')
     """
     return "–" if value is None else f"{value:.3g}"
+
+
+def seconds(value: float) -> str:
+    """Three digits and a unit.
+
+    >>> seconds(2.5), seconds(0.0123), seconds(0.0000456)
+    ('2.50 s', '12.3 ms', '45.6 µs')
+    """
+    unit, scale = next(((u, s) for u, s in (("s", 1.0), ("ms", 1e3)) if value * s >= 1), ("µs", 1e6))
+    scaled = value * scale
+    return f"{scaled:.{max(0, 2 - int(math.log10(max(scaled, 1.0))))}f} {unit}"
