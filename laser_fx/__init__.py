@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from laser_fx import errors, export
+from laser_fx import callbacks, errors, export
 from laser_fx.compiler import CompiledModel, calibrate, compile, inspect
 from laser_fx.options import Options
 from laser_fx.structured import loop
@@ -12,4 +12,15 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["CompiledModel", "Options", "__version__", "calibrate", "compile", "errors", "export", "inspect", "loop"]
+__all__ = [
+    "CompiledModel",
+    "Options",
+    "__version__",
+    "calibrate",
+    "callbacks",
+    "compile",
+    "errors",
+    "export",
+    "inspect",
+    "loop",
+]

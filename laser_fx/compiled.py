@@ -23,7 +23,7 @@ from laser_fx.errors import InputError, NoLoopWarning, OptionError
 from laser_fx.events import tell
 from laser_fx.export import OnnxFile, StatePairs, to_onnx
 from laser_fx.fingerprint import Fingerprint, fingerprint
-from laser_fx.loops import LoopNest, Site
+from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import bases_of, segments_of, tracked_in
@@ -92,6 +92,17 @@ class CompiledModel(StandIn):
         return self._latest  # type: ignore[no-any-return]
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether there is a program yet."""
+        return self._latest is not None
+
+    @property
+    def latest_steps(self) -> dict[str, tuple[Step, ...]]:
+        """What each step at each site measured and did in the latest call, by the site's key; empty without bases."""
+        steps = self.program.steps(self._records) if self._records else {}
+        return steps | {tracked.site: tracked.steps for tracked in tracked_in(self.program.graph_module)}
+
+    @property
     def loops(self) -> LoopNest:
         """The loop nest of the latest program."""
         return self.program.nest
@@ -134,9 +145,7 @@ class CompiledModel(StandIn):
             OptionError: ``measure`` names something that there is not.
         """
         measures = chosen(measure)
-        steps = self.program.steps(self._records) if self._records else {}
-        steps |= {tracked.site: tracked.steps for tracked in tracked_in(self.program.graph_module)}
-        return describe_program(self.program, steps, compiled_copy if training else None, measures)
+        return describe_program(self.program, self.latest_steps, compiled_copy if training else None, measures)
 
     def to_onnx(
         self,

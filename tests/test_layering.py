@@ -45,7 +45,7 @@ FLOORS = (
     },
     {"passes", "memory"},
     {"export", "reporting"},
-    {"alarms", "calibrator", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
+    {"alarms", "calibrator", "callbacks", "compiler", "compiled", "standin", "programs", "cache", "reasons", "backend"},
     {"bench", "cli", "demo"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

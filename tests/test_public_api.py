@@ -9,7 +9,18 @@ import pytest
 
 import laser_fx
 
-PUBLIC = {"CompiledModel", "Options", "__version__", "calibrate", "compile", "errors", "export", "inspect", "loop"}
+PUBLIC = {
+    "CompiledModel",
+    "Options",
+    "__version__",
+    "calibrate",
+    "callbacks",
+    "compile",
+    "errors",
+    "export",
+    "inspect",
+    "loop",
+}
 
 
 def module_names() -> list[str]:
