@@ -52,9 +52,9 @@ def test_the_wheel_holds_laser_fx_alone(wheel: Path) -> None:
     assert {name.split("/")[0] for name in files(wheel)} == {"laser_fx"}
 
 
-def test_the_wheel_holds_types_templates_and_checkpoints(wheel: Path) -> None:
+def test_the_wheel_holds_types_templates_scripts_licences_and_checkpoints(wheel: Path) -> None:
     package = ROOT / "laser_fx"
-    kinds = ("py.typed", "*.j2", "*.safetensors")
+    kinds = ("py.typed", "*.j2", "*.js", "*.css", "LICENSE*", "manifest.json", "*.safetensors")
     data = {path.relative_to(ROOT).as_posix() for kind in kinds for path in package.rglob(kind)}
     assert "laser_fx/py.typed" in data
     assert data <= files(wheel)

@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, no other file, no network."""
+"""A report as one HTML page that needs no other file and no network; its tables are read without scripts."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from typing import TYPE_CHECKING, Any
 from laser_fx.errors import MissingDependencyError
 from laser_fx.files import replacing
 from laser_fx.reporting import format as fmt
-from laser_fx.reporting.parts import ENERGIES, SiteReport
-from laser_fx.reporting.series import Stretch, level, levels, shortened, trips_around
+from laser_fx.reporting.embedded import packed, safe_json
+from laser_fx.reporting.groups import shown_sites
+from laser_fx.reporting.page_data import page_data
+from laser_fx.reporting.prose import deepest, found, introduction
+from laser_fx.reporting.tables import tables
+from laser_fx.reporting.vendored import hash_of, libraries, script, style
 
 if TYPE_CHECKING:
     from laser_fx.reporting.report import Report
 
 __all__ = ["render", "write"]
 
-CELLS = 96  # of one row of the heat map: what a phone still shows apart
-
-
-@dataclass(frozen=True)
-class Row:
-    """One site in the heat map. ``ticks``: where an iteration of the outermost loop begins, in steps."""
-
-    report: SiteReport
-    stretches: list[Stretch]
-    trips: tuple[int, ...]
-    ticks: tuple[int, ...]
+_MANY = 200
+"""Loops, warnings and near-misses that are written out."""
 
 
 @dataclass(frozen=True)
@@ -76,39 +71,40 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": fmt.percent, "fidelity": fmt.fidelity, "level": level}
     return environment.get_template("report.html.j2").render(_context(report))
 
 
 def _context(report: Report) -> dict[str, Any]:
+    shown = shown_sites(report.sites)
+    sources = [*libraries(), script()]
     return {
         "report": report,
-        "energies": ENERGIES,
-        "levels": levels(report.options.fidelity),
-        "rows": [_row(report, site) for site in report.sites if site.steps],
-        "charts": list(_charts(report)),
+        "introduction": introduction(report),
+        "found": found(report),
         "facts": list(_facts(report)),
+        "charts": list(_charts(report)),
+        "many": _MANY,
+        "loop_count": sum(1 for _ in report.loops.walk()),
+        "shown": shown,
+        "tables": tables(report, shown),
         "made_with": [*asdict(report.options).items(), *report.environment.items()],
+        "style": style(),
+        "sources": sources,
+        "policy": f"script-src {' '.join(map(hash_of, sources))}",
+        "data": safe_json(page_data(report, shown)),
+        "packed": packed(report),
     }
-
-
-def _row(report: Report, site: SiteReport) -> Row:
-    trips = trips_around(report.loops, site.site.loop)
-    steps = len(site.steps)
-    each = steps // trips[0] if trips else steps
-    return Row(site, shortened(site.steps, CELLS), trips, tuple(range(each, steps, each)) if each else ())
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     """What the reader wants to know first."""
-    deepest = max((trips_around(report.loops, loop.name) for loop in report.loops.walk()), key=len, default=())
-    yield "deepest nest", " × ".join(map(str, deepest)) or "no loop"
-    yield "sites", str(len(report.sites))
+    yield "deepest nest", " × ".join(map(str, deepest(report.loops))) or "no loop"
+    yield "sites", f"{len(report.sites):,}"
     lowest = [site.lowest_fidelity for site in report.sites if site.lowest_fidelity is not None]
     if lowest:
         yield "lowest fidelity", fmt.fidelity(min(lowest))
         steps = sum(len(site.steps) for site in report.sites)
-        yield "steps with exact X", f"{sum(site.exact for site in report.sites)} of {steps}"
+        yield "steps with exact X", f"{sum(site.exact for site in report.sites):,} of {steps:,}"
     for chart in _charts(report):
         yield chart.title, chart.change
 
