@@ -2,7 +2,7 @@
 
 const PICTURE_MOST = 40; // things that are seen at first
 const TITLE = 18; // pixels of the title of an open box
-const PICTURE_ALL = 500; // and when all is opened: a layout of more takes seconds
+const PICTURE_ALL = 200; // and when all is opened: a layout of more takes seconds
 
 const picture = { graph: null, zoom: 1, size: [0, 0], focus: "" };
 
