@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "code_line", "is_mutating", "placeholder", "read_size"]
+__all__ = ["GRAD_ENABLED", "LOOP_SOURCE", "code_line", "draws_nothing", "is_mutating", "placeholder", "read_size"]
 
 GRAD_ENABLED = "grad_enabled"
 """Key of a node's ``meta``: the grad mode that it was captured under. ``meta["val"]`` is its fake value."""
@@ -33,6 +33,23 @@ def placeholder(graph: fx.Graph, name: str, value: Any, grad_enabled: bool) -> f
 def is_mutating(node: fx.Node) -> bool:
     """Whether the node writes into one of its inputs."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def draws_nothing(node: fx.Node) -> bool:
+    """Whether an operator that may draw random numbers draws none with these arguments: not training, or no dropout.
+
+    >>> dropout = torch.ops.aten.dropout.default
+    >>> [draws_nothing(fx.Graph().call_function(dropout, args)) for args in ((1, 0.1, False), (1, 0.0, True))]
+    [True, True]
+    >>> draws_nothing(fx.Graph().call_function(dropout, (1, 0.1, True)))
+    False
+    """
+    schema = node.target._schema  # type: ignore[union-attr]
+    values: dict[str, Any] = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    values |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    trains = [values[name] for name in ("train", "training") if name in values]
+    shares = [values[name] for name in ("dropout_p", *(["p"] if "dropout" in schema.name else [])) if name in values]
+    return any(flag is False for flag in trains) or any(share == 0 for share in shares)
 
 
 def read_size(graph: fx.Graph, value: Any, grad_enabled: bool) -> fx.Node | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx
 
 from laser_fx.errors import ExportError
+from laser_fx.nodes import draws_nothing
 from laser_fx.passes.keys import is_random
 from laser_fx.passes.source import node_line
 
@@ -23,19 +22,9 @@ def refuse_random(module: fx.GraphModule) -> None:
     """
     levels = [level for level in module.modules() if isinstance(level, fx.GraphModule)]
     for node in (node for level in levels for node in level.graph.nodes):
-        if node.op == "call_function" and is_random(node) and not _is_off(node):
+        if node.op == "call_function" and is_random(node) and not draws_nothing(node):
             raise ExportError(
                 f"{node.target} draws random numbers, and the file would answer differently each time",
                 where=", ".join(filter(None, (node.name, node_line(node)))),
                 fix="pass the random value to the model as an input, or draw it in training only",
             )
-
-
-def _is_off(node: fx.Node) -> bool:
-    """Whether the operator draws nothing with these arguments: not training, or dropout of nothing."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    values: dict[str, Any] = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    values |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
-    trains = [values[name] for name in ("train", "training") if name in values]
-    shares = [values[name] for name in ("dropout_p", *(["p"] if "dropout" in schema.name else [])) if name in values]
-    return any(flag is False for flag in trains) or any(share == 0 for share in shares)

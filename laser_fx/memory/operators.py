@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry
 
+from laser_fx.nodes import draws_nothing
+
 __all__ = ["flops", "is_product", "is_random", "is_view", "is_view_operator", "size", "whole"]
 
 _SHARES_STORAGE = {torch.ops.aten._unsafe_view.default}
@@ -43,19 +45,11 @@ def whole(node: fx.Node) -> fx.Node:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the operator draws random numbers; attention that drops nothing draws none."""
+    """Whether the operator draws random numbers; dropout in evaluation, and attention that drops nothing, draw none."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
-    places = [place for place, argument in enumerate(target._schema.arguments) if argument.name == "dropout_p"]
-    return not any(_argument(node, place) == 0 for place in places)
-
-
-def _argument(node: fx.Node, place: int) -> Any:
-    """What an operator is called with at a place of its schema."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    argument = node.target._schema.arguments[place]
-    return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+    return not draws_nothing(node)
 
 
 def is_product(node: fx.Node) -> bool:

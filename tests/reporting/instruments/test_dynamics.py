@@ -146,6 +146,20 @@ class Noisy(Contractive):
         return z
 
 
+class Dropping(Contractive):
+    def forward(self, x: Tensor) -> Tensor:
+        z = x
+        for _ in range(4):
+            z = torch.nn.functional.dropout(self.down(torch.tanh(self.up(z))), 0.5, self.training)
+        return z
+
+
+def test_dropout_is_no_obstacle_in_evaluation() -> None:
+    (found,) = measured(Dropping(), torch.randn(3, 32))
+    assert found.not_measured is None
+    assert found.steps
+
+
 def test_what_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     (random,) = measured(Noisy(), torch.randn(3, 32))
     assert random.not_measured == "the body draws random numbers"
