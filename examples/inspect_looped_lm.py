@@ -1,8 +1,8 @@
 """Look into a looped language model: what each run of its blocks does to its activations, before and after training.
 
 The model is a small looped GPT: one block of a transformer, run six times. It learns the text of this very file,
-character by character. Then its loop, the ranks of its activations and the path of its state are measured and written
-as a page.
+character by character. Then its loop, the ranks of its activations, the path of its state and whether the recursion
+contracts are measured, and written as a page.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def train(model: LoopedGPT, text: Tensor, steps: int) -> float:
 
 
 def measured(model: LoopedGPT, tokens: Tensor) -> Report:
-    return laser_fx.inspect(model, (tokens,), measure=("picture", "spectra", "trajectories"))
+    return laser_fx.inspect(model, (tokens,), measure=("picture", "spectra", "trajectories", "dynamics"))
 
 
 def ranks(report: Report) -> Iterator[tuple[str, list[int]]]:
@@ -63,6 +63,12 @@ def moves(report: Report) -> str:
     """How far the state moves in each step, of its length; the first step begins at nothing."""
     (trajectory,) = report.trajectories
     return "  ".join("–" if step.change is None else f"{step.change:.2f}" for step in trajectory.steps)
+
+
+def radii(report: Report) -> str:
+    """The largest eigenvalue of each step's Jacobian: above 1, a small change to the state grows."""
+    (dynamics,) = report.dynamics
+    return "  ".join(f"{step.radius:.2f}" for step in dynamics.steps)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"  {name:<10} {site:<16}", *(f"{rank:>4}" for rank in needed))
     for name, report in reports.items():
         print(f"how far the state moves, {name}: {moves(report)}")
+        print(f"largest eigenvalue, {name}: {radii(report)}")
     print("wrote", reports["trained"].to_html(chosen.out, overwrite=True))
 
 

@@ -1,7 +1,7 @@
 """Draws the pictures of docs/detection.md from what detection sees of the model on that page.
 
-`python docs/theme/pictures.py` writes docs/pictures/; a test compares. Grey and mid-tones, so that they can be read on
-light and dark pages.
+`python docs/theme/pictures.py` writes docs/pictures/, for the last one with Graphviz; a test compares. Grey and
+mid-tones, so that they can be read on light and dark pages.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 import torch
 
+import laser_fx
 from laser_fx.call import flatten_call
 from laser_fx.capture import capture
 from laser_fx.passes.collapse import FoundLoop, Run, collapse
@@ -119,7 +120,13 @@ def draw(out: Path) -> list[Path]:
     return written
 
 
+def draw_nest(out: Path) -> Path:
+    """Write the nest as Graphviz draws it."""
+    model, inputs = model_on(DOCS / "detection.md")
+    return laser_fx.inspect(model, inputs).to_svg(out, overwrite=True)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "pictures"
     folder.mkdir(exist_ok=True)
-    print(*draw(folder), sep="\n")
+    print(*draw(folder), draw_nest(folder / "nest.svg"), sep="\n")
