@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from laser_fx.calibration import Calibration, Objective, RankShare
 from laser_fx.calibrator import BasisKind, Target
 from laser_fx.calibrator import calibrate as search
 from laser_fx.call import flatten_call
-from laser_fx.compiled import CompiledModel, compiled_copy
+from laser_fx.compiled import CompiledModel, compiled_copy, unchecked
 from laser_fx.errors import InputError, OptionError
 from laser_fx.loops import Site
 from laser_fx.options import Options
@@ -19,8 +20,10 @@ from laser_fx.program import Mode
 from laser_fx.programs import autocast_of
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
-from laser_fx.reporting.instruments.choose import DEFAULT, Measures
+from laser_fx.reporting.instruments.choose import DEFAULT, OF_WEIGHTS, Measure, Measures
 from laser_fx.reporting.instruments.choose import chosen as chosen_measures
+from laser_fx.reporting.instruments.control import redrawn
+from laser_fx.reporting.instruments.modes import evaluating
 
 __all__ = ["CompiledModel", "calibrate", "compile", "inspect"]
 
@@ -67,8 +70,7 @@ def compile(
     >>> [site.name for site in compiled.sites]
     ['up', 'down']
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model is a {type(model).__name__}", where="compile(model)", fix="pass a torch.nn.Module")
+    _check_model(model, "compile(model)")
     if options is not None and not isinstance(options, Options):
         raise OptionError(
             f"options is a {type(options).__name__}", where="compile(options)", fix="pass laser_fx.Options"
@@ -87,6 +89,7 @@ def inspect(
     *,
     options: Options | None = None,
     measure: Measures = DEFAULT,
+    control: bool = False,
 ) -> Report:
     """Find the loops and sites of a model and measure its activations, rewriting nothing.
 
@@ -95,23 +98,56 @@ def inspect(
         example_inputs: positional arguments; spectra, FLOPs and bytes are measured on them.
         example_kwargs: keyword arguments to go with them.
         options: only ``fidelity`` and ``min_trip`` matter: what the ranks are measured for, and what counts as a loop.
-        measure: what to measure besides sites and totals, ``"all"`` or names: ``"picture"``, the rolled graph to be
-            drawn; ``"trajectories"`` of all carries; ``"spectra"`` of the activation of every step;
-            ``"dynamics"``, leading eigenvalues of each loop body's Jacobian.
+        measure: what to measure besides sites and totals, ``"all"`` or names. The default takes a forward call or two:
+            ``"picture"``, the rolled graph to be drawn, and ``"trajectories"`` of all carries. ``"spectra"``, of the
+            activation of every step, takes up to a minute or so; ``"dynamics"``, leading eigenvalues of each loop
+            body's Jacobian, some hundred forward calls for each loop; ``"memory"``, what a training step holds, by
+            class of operator and plan, compiles three training graphs; ``"onnx"``, sizes of files, exports four times.
+        control: also inspect a copy with weights drawn anew, by each module's ``reset_parameters``: what of all this
+            is the structure's and not learned. Its ``"picture"``, ``"memory"`` and ``"onnx"`` are the model's own.
 
     Raises:
         OptionError: ``measure`` names something else.
+
+    >>> import torch
+    >>> class Looped(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.linear = nn.Linear(8, 8)
+    ...     def forward(self, z):
+    ...         for _ in range(4):
+    ...             z = torch.tanh(self.linear(z))
+    ...         return z
+    >>> report = inspect(Looped(), torch.ones(4, 8), measure="dynamics", control=True)
+    >>> report.dynamics[0].contracting, len(report.control.dynamics[0].steps)
+    (True, 4)
     """
+    _check_model(model, "inspect(model)")
     chosen = options or Options()
     measures = chosen_measures(measure)
     exact = Options.exact(fidelity=chosen.fidelity, min_trip=chosen.min_trip, free_sizes=chosen.free_sizes)
-    was_training = model.training
-    model.eval()
-    try:
-        compiled = compile(model, _as_tuple(example_inputs), example_kwargs, options=exact)
-        return describe_program(compiled.program, {}, compiled_copy, measures)
-    finally:
-        model.train(was_training)
+    inputs = _as_tuple(example_inputs)
+    report = _inspected(model, inputs, example_kwargs, exact, measures)
+    if not control:
+        return report
+    untrained, kept = redrawn(model)
+    beside = _inspected(untrained, inputs, example_kwargs, exact, [m for m in measures if m in OF_WEIGHTS])
+    warnings = (f"the control keeps what is in {', '.join(kept)}: no reset_parameters there",) if kept else ()
+    return replace(report, control=beside, warnings=(*report.warnings, *warnings))
+
+
+def _inspected(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    options: Options,
+    measures: Sequence[Measure],
+) -> Report:
+    with evaluating(model):
+        compiled = compile(model, inputs, kwargs, options=options)
+        return describe_program(
+            compiled.program, {}, compiled_copy, measures, export=unchecked(lambda: compiled.program)
+        )
 
 
 def calibrate(
@@ -181,6 +217,11 @@ def calibrate(
         rank_schedules=rank_schedules,
         exact_sites=exact_sites,
     )
+
+
+def _check_model(model: object, where: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}", where=where, fix="pass a torch.nn.Module")
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:

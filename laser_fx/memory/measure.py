@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import laser_fx.folded_ops  # noqa: F401  registers operators that are counted here
 from laser_fx import ops
 
-__all__ = ["flops", "saved_bytes"]
+__all__ = ["flops", "saved_bytes", "saved_storages"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,7 @@ class _Held:
     """A tensor that autograd holds: it lives as long as the graph that saved it."""
 
     tensor: Tensor
+    label: Any
 
 
 def saved_bytes(fn: Callable[[], object], *, exclude: Iterable[Tensor] = ()) -> int:
@@ -43,10 +44,24 @@ def saved_bytes(fn: Callable[[], object], *, exclude: Iterable[Tensor] = ()) -> 
     >>> saved_bytes(lambda: (x @ weight).exp())  # x for the product, the result for exp: 4 · 8 · 4 bytes each
     256
     """
+    return sum(size for size, _ in saved_storages(fn, lambda: None, exclude=exclude))
+
+
+def saved_storages(
+    fn: Callable[[], object], label: Callable[[], Any], *, exclude: Iterable[Tensor] = ()
+) -> list[tuple[int, list[Any]]]:
+    """The storages that `saved_bytes` counts: bytes of each, and a label for every time that it was saved.
+
+    Args:
+        fn: one forward call, as there.
+        label: called whenever a tensor is saved, parameters too.
+        exclude: tensors that live anyway.
+    """
     held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> _Held:
-        kept = _Held(tensor.detach())  # an operation's own result would keep that operation alive for ever
+        labelled = label()
+        kept = _Held(tensor.detach(), labelled)  # an operation's own result would keep that operation alive for ever
         if not _is_parameter(tensor):
             held.add(kept)
         return kept
@@ -54,9 +69,12 @@ def saved_bytes(fn: Callable[[], object], *, exclude: Iterable[Tensor] = ()) -> 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         result = fn()
     excluded = {_address(tensor) for tensor in exclude}
-    storages = {_address(kept.tensor): kept.tensor.untyped_storage().nbytes() for kept in held}
+    found: dict[tuple[torch.device, int], tuple[int, list[Any]]] = {}
+    for kept in held:
+        size = kept.tensor.untyped_storage().nbytes()
+        found.setdefault(_address(kept.tensor), (size, []))[1].append(kept.label)
     del result  # it kept the graph, and so the storages, alive: no two of them share an address
-    return sum(size for address, size in storages.items() if address not in excluded)
+    return [entry for address, entry in found.items() if address not in excluded]
 
 
 def _is_parameter(tensor: Tensor) -> bool:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from laser_fx import subspace
 from laser_fx.call import Call
+from laser_fx.errors import CaptureError
 from laser_fx.loops import Site, Step
 from laser_fx.memory.measure import flops, saved_bytes
-from laser_fx.memory.plan import Plan
+from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
+from laser_fx.passes.cut_segments import segments_of
 from laser_fx.passes.infra import count_nodes
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
@@ -24,7 +26,8 @@ from laser_fx.program import Program
 from laser_fx.progress import stage
 from laser_fx.reporting.environment import environment
 from laser_fx.reporting.instruments.choose import Measure
-from laser_fx.reporting.instruments.fill import filled
+from laser_fx.reporting.instruments.fill import Doors, filled
+from laser_fx.reporting.instruments.onnx_sizes import Export
 from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.report import Report
 
@@ -38,6 +41,7 @@ def describe_program(
     steps: Mapping[str, tuple[Step, ...]],
     compile_copy: Compile | None = None,
     measures: Sequence[Measure] = (),
+    export: Export | None = None,
 ) -> Report:
     """Measure a program and say what was found.
 
@@ -46,12 +50,14 @@ def describe_program(
         steps: site → what its steps recorded in the latest call; empty if it was not called.
         compile_copy: compiles a copy of a model, to measure what a training step saves; None to leave that out.
         measures: what else to measure, see `laser_fx.reporting.instruments.choose.MEASURES`.
+        export: writes an ONNX file of the inference program, for the sizes of files; None to leave them out.
     """
     placed = place_sites(program, "backward" if program.mode.grad_enabled else "forward")
     spectra = program.spectra or (measure_spectra(program, placed) if placed else {})
     ranked = {site.key: site for site in program.sites}
     total = _forward_flops(program, exact=True)
-    saved, saved_by_site = _saved(program, compile_copy) if compile_copy else (None, {})
+    segments = segments_of(program.graph_module)
+    saved, saved_by_site, not_trained = _saved(program, compile_copy) if compile_copy else (None, {}, None)
     # The pieces of a loop that a schedule split have sites of their own.
     shown = program.sites if program.unsplit else [ranked.get(p.site.key, p.site) for p in placed]
     sites = tuple(_site_report(s, steps.get(s.key, ()), spectra, program.options, total) for s in shown)
@@ -65,10 +71,11 @@ def describe_program(
         flops=_flops(program, [p.site for p in placed], total),
         saved_bytes=saved,
         graph=GraphSize(count_nodes(program.captured), count_nodes(program.rolled)),
-        warnings=_warnings(program, sites),
+        warnings=(*_warnings(program, sites), *([not_trained] if not_trained else [])),
         near_misses=near_misses_of(program),
+        plan=plan_of(segments, program.gradient_error) if segments else None,
     )
-    return filled(report, program, placed, measures)
+    return filled(report, program, placed, measures, Doors(compile_copy, export))
 
 
 def _site_report(
@@ -120,33 +127,39 @@ def _forward_flops(program: Program, *, exact: bool) -> int:
 
 
 @stage("measuring a training step")
-def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, dict[str, int]]:
-    """What one training step holds for backward: eager, and with LASER at its sites; bytes of X by site name."""
+def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, dict[str, int], str | None]:
+    """What one training step holds for backward: eager, and with LASER at its sites; bytes of X by site name.
+
+    A model that cannot be compiled with gradients has eager's alone, and a sentence that says why.
+    """
     model = copy.deepcopy(program.model).train()
     call = program.capture.call
     if not any(p.requires_grad for p in model.parameters()):
-        return None, {}
+        return None, {}, None
     others = [*model.buffers(), *call.tensors]
     eager = _count(model, call, others)
     chosen = program.options
     centre = chosen.centre and chosen.tracking != "step"
     options = replace(chosen, memory="laser", approximate=False, centre=centre)
     compiled = compile_copy(model, options).train()
-    laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
+    try:
+        laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
+    except CaptureError as error:
+        return SavedBytes(eager), {}, f"the model cannot be compiled for training: {error.what}"
     training: Program = compiled.program
     plan: Plan | None = compiled.plan
     if plan is not None:
         kept = [row for row in plan.rows if row.codec.startswith("lowrank")]
-        return SavedBytes(eager, sum(row.before for row in kept), laser, sum(row.after for row in kept)), {}
+        return SavedBytes(eager, sum(row.before for row in kept), laser, sum(row.after for row in kept)), {}, None
     if not training.record_names:
-        return SavedBytes(eager), {}
+        return SavedBytes(eager), {}, None
     with torch.random.fork_rng(), torch.enable_grad():
         _, records = training.run(call)
     at_sites = _site_bytes(training, records)
     activations: Counter[str] = Counter()
     for site in training.sites:
         activations[site.name] += site.rows * site.features * site.steps * 4
-    return SavedBytes(eager, max(eager - laser + at_sites, 0), laser, at_sites), dict(activations)
+    return SavedBytes(eager, max(eager - laser + at_sites, 0), laser, at_sites), dict(activations), None
 
 
 def _count(module: nn.Module, call: Call, others: Sequence[Tensor]) -> int:

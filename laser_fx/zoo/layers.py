@@ -53,6 +53,12 @@ class CastedLinear(nn.Module):
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, as the constructor does."""
+        truncated_normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else cast(self.bias, x.dtype)
         return F.linear(x, cast(self.weight, x.dtype), bias)
@@ -63,8 +69,12 @@ class CastedEmbedding(nn.Module):
 
     def __init__(self, count: int, features: int, std: float, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.std = dtype, std
         self.embedding_weight = nn.Parameter(truncated_normal_(torch.empty(count, features), std=std))
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew, as the constructor does."""
+        truncated_normal_(self.embedding_weight, std=self.std)
 
     def table(self) -> Tensor:
         """The whole table, (count, features), in `dtype`."""

@@ -278,6 +278,10 @@ class PuzzleEmbedding(nn.Module):
         self.dtype = config.dtype
         self.weights = nn.Parameter(torch.zeros(config.num_puzzle_identifiers, config.puzzle_emb_ndim))
 
+    def reset_parameters(self) -> None:
+        """As the constructor has it."""
+        nn.init.zeros_(self.weights)
+
     def forward(self, identifiers: Tensor) -> Tensor:
         return cast(self.weights[identifiers], self.dtype)
 
@@ -302,6 +306,10 @@ class Inner(nn.Module):
         self.L_level = ReasoningModule(config)
         self.register_buffer("H_init", truncated_normal_(torch.empty(width), std=1.0).to(dtype))
         self.register_buffer("L_init", truncated_normal_(torch.empty(width), std=1.0).to(dtype))
+        self._start_unwilling_to_halt()
+
+    def reset_parameters(self) -> None:
+        """The heads as they start; their weights are drawn before."""
         self._start_unwilling_to_halt()
 
     def _add_positions(self, config: TRMConfig) -> None:

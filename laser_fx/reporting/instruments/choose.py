@@ -7,15 +7,18 @@ from typing import Literal
 
 from laser_fx.errors import OptionError
 
-__all__ = ["DEFAULT", "MEASURES", "Measure", "Measures", "chosen"]
+__all__ = ["DEFAULT", "MEASURES", "OF_WEIGHTS", "Measure", "Measures", "chosen"]
 
-Measure = Literal["picture", "spectra", "trajectories", "dynamics"]
+Measure = Literal["picture", "spectra", "trajectories", "dynamics", "memory", "onnx"]
 Measures = Iterable[Measure] | Literal["all"]
 
-MEASURES: tuple[Measure, ...] = ("picture", "spectra", "trajectories", "dynamics")
+MEASURES: tuple[Measure, ...] = ("picture", "spectra", "trajectories", "dynamics", "memory", "onnx")
 """In the order in which they are measured."""
 DEFAULT: tuple[Measure, ...] = ("picture", "trajectories")
 """What costs next to nothing: no more than a forward call or two."""
+
+OF_WEIGHTS: tuple[Measure, ...] = ("spectra", "trajectories", "dynamics")
+"""What depends on the weights, and so is worth measuring of an untrained control."""
 
 
 def chosen(measure: Measures | str) -> tuple[Measure, ...]:
