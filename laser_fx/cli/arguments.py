@@ -27,10 +27,13 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SPEC",
-        help="A tensor as float32[4,81,256] or tokens=int64[B,36]:0..10, again for more; or a safetensors file.",
+        help="A tensor as float32[4,81,256] or tokens=int64[4,36]:0..10, again for more; or a safetensors file.",
     ),
 ]
-Batch = Annotated[int | None, typer.Option(min=1, help="B in --inputs, and the batch of a factory that takes one.")]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, help="The size that --inputs writes as B, and the batch of a factory that takes one."),
+]
 Seed = Annotated[int, typer.Option(help="Of the inputs that are made, and of the factory's random weights.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")]
 

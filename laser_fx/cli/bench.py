@@ -15,7 +15,7 @@ from rich.text import Text
 
 from laser_fx.cli.arguments import Batch, Factory, Inputs, Overwrite, Seed, example_of
 from laser_fx.cli.complete import arm_names
-from laser_fx.cli.told import Ends, note, told
+from laser_fx.cli.told import Ends, note, say, told
 from laser_fx.files import check_target, replacing
 from laser_fx.options import Memory, Options
 from laser_fx.reporting import format as fmt
@@ -79,7 +79,7 @@ def bench(
             with replacing(out, overwrite=overwrite) as beside:
                 beside.write_text(text + "\n", encoding="utf-8")
             note(f"wrote {out}")
-        print(text) if as_json else _print(result)
+        say(text) if as_json else _print(result)
         wrong = [one for one in result.arms if one.name in _EXACT and not (one.error or 0.0) <= _SAME]
         for one in wrong:
             note(f"error: {one.name} is off by {one.error:.1e} of the largest value")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["arm_names", "factory_names", "trained_models"]
+__all__ = ["arm_names", "factory_names", "measure_names", "trained_models"]
 
 
 def factory_names(incomplete: str) -> list[str]:
@@ -25,6 +25,17 @@ def arm_names(incomplete: str) -> list[str]:
     from laser_fx.bench import ARMS
 
     return [name for name in ARMS if name.startswith(incomplete)]
+
+
+def measure_names(incomplete: str) -> list[str]:
+    """What can be measured, and begins so.
+
+    >>> measure_names("sp")
+    ['spectra']
+    """
+    from laser_fx.reporting.instruments.choose import MEASURES
+
+    return [name for name in (*MEASURES, "all") if name.startswith(incomplete)]
 
 
 def trained_models(incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from laser_fx.cli.told import Ends, note, told
+from laser_fx.cli.told import Ends, note, say, told
 from laser_fx.errors import InputError
 from laser_fx.reporting import Report
 from laser_fx.reporting.differences import Difference, differences
@@ -53,7 +53,7 @@ def diff(
 
 def _print(found: list[Difference], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2, allow_nan=False))
+        say(json.dumps([dataclasses.asdict(one) for one in found], indent=2, allow_nan=False))
     elif found:
         print_differences(found, sys.stdout)
         sys.stdout.flush()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 import laser_fx
 from laser_fx.cli.arguments import Batch, Factory, Inputs, Overwrite, Seed, example_of
-from laser_fx.cli.told import note, told
+from laser_fx.cli.complete import measure_names
+from laser_fx.cli.told import note, say, told
 from laser_fx.files import check_target
 from laser_fx.options import Options
+from laser_fx.reporting.instruments.choose import DEFAULT, Measures, chosen
 
 __all__ = ["inspect"]
 
@@ -27,18 +29,35 @@ def inspect(
     fidelity: Annotated[
         float, typer.Option(help="The share of an activation's energy that ranks are measured for, in (0, 1].")
     ] = 0.999,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What to measure besides, again for more: picture, spectra, trajectories, dynamics; or all."
+            " Without it all but dynamics, which takes long.",
+            autocompletion=measure_names,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show the loops of a model, and what low rank would do at its sites."""
     with told():
         options = Options(fidelity=fidelity)
+        measures = _measures(measure)
         if html is not None:
             check_target(html, overwrite=overwrite)
         example = example_of(factory, inputs, batch, seed)
-        report = laser_fx.inspect(example.model, example.args, example.kwargs, options=options)
+        report = laser_fx.inspect(example.model, example.args, example.kwargs, options=options, measure=measures)
         if html is not None:
             note(f"wrote {report.to_html(html, overwrite=overwrite)}")
         if as_json:
-            typer.echo(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+            say(json.dumps(report.to_dict(), indent=2, allow_nan=False))
         else:
             report.print()
+
+
+def _measures(names: list[str] | None) -> Measures:
+    """Spectra are drawn step by step on a terminal, so that they are measured unless somebody asks for less."""
+    if not names:
+        return (*DEFAULT, "spectra")
+    return "all" if names == ["all"] else chosen(cast(Measures, tuple(names)))

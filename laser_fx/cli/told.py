@@ -17,18 +17,26 @@ from laser_fx.errors import LaserError, VerificationError
 from laser_fx.progress import listening
 from laser_fx.reporting.terminal import encoding_of, spelled
 
-__all__ = ["Ends", "note", "told"]
+__all__ = ["Ends", "note", "say", "told"]
 
 
 class Ends(IntEnum):
     """Exit codes, the same for every command."""
 
-    WELL = 0
-    OTHERWISE = 1
-    REFUSED = 2
-    DEFECT = 3
-    INTERRUPTED = 130
-    UNREAD = 141
+    WELL = 0, "it is done, or holds, or is equal"
+    OTHERWISE = 1, "an answer is another one: a file does not answer as its model, two reports differ"
+    REFUSED = 2, "a sentence on standard error says what is wrong with the arguments, a file, a factory or a model"
+    DEFECT = 3, "a defect of laser-fx, with a traceback on standard error"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    UNREAD = 141, "whoever read the results has left, as `head` does"
+
+    def __new__(cls, code: int, meaning: str) -> Ends:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    meaning: str
 
 
 @contextmanager
@@ -69,6 +77,11 @@ def _endings() -> Iterator[None]:
     except Exception as error:
         note(traceback.format_exc() + "error: this is a defect of laser-fx: please report it with the lines above")
         raise typer.Exit(Ends.DEFECT) from error
+
+
+def say(line: str) -> None:
+    """A line of the results, on standard output."""
+    print(spelled(line, encoding_of(sys.stdout)))
 
 
 def note(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from laser_fx.cli.told import told
+from laser_fx.cli.told import say, told
 from laser_fx.export import FileCheck, verify_exported
 
 __all__ = ["verify"]
@@ -28,10 +28,10 @@ def verify(
     with told():
         checked = verify_exported(file, reference)
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(checked), indent=2, default=str))
+            say(json.dumps(dataclasses.asdict(checked), indent=2, default=str))
         else:
             for line in _lines(checked):
-                typer.echo(line)
+                say(line)
 
 
 def _lines(checked: FileCheck) -> Iterator[str]:

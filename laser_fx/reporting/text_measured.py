@@ -75,7 +75,8 @@ def _trajectories(trajectories: Sequence[CarryTrajectory]) -> Table:
 def _by_magnitude(values: Sequence[float]) -> str:
     """Bars of logarithms: a carry that settles falls by the same factor again and again."""
     logs = [math.log10(value) if value > 0 else math.nan for value in values]
-    return bars(logs, low=min((value for value in logs if not math.isnan(value)), default=0.0))
+    drawn = bars(logs, low=min((value for value in logs if not math.isnan(value)), default=0.0))
+    return drawn.replace("?", " ")  # a carry of zeros has no norm to change by
 
 
 def _dynamics(dynamics: Sequence[LoopDynamics]) -> Table:
