@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     untrained = copy.deepcopy(model)
     print(f"trained to a loss of {train(model, text, steps):.2f} nats a character")
 
-    tokens = windows(text, rows=8)[:, :-1]
+    tokens = windows(text, rows=8)[:, :-1].contiguous()
     reports = {name: measured(model, tokens) for name, model in (("untrained", untrained), ("trained", model))}
     print(reports["trained"].loops.tree())
     print("directions that hold 99 % of the energy, step by step")
