@@ -1,4 +1,4 @@
-"""Gives the results of every ``If`` one order and one set of names.
+"""Functions of onnxscript for a model: the results of every ``If`` get one order and one set of names.
 
 onnxscript writes the variables that both branches assign in the order of a set, which differs from process to process:
 the same program would give other bytes every time.
@@ -6,9 +6,24 @@ the same program would give other bytes every time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import onnx_ir as ir
 
-__all__ = ["order_branches"]
+__all__ = ["order_branches", "written"]
+
+
+def written(scripts: Iterable[Any], opset: int) -> list[ir.Function]:
+    """Functions of onnxscript as onnx-ir has them, the same in every process.
+
+    The checker takes no function of another opset than the model's whose operators have a newer version there; those
+    that are used here got more dtypes since 20, and no other meaning.
+    """
+    made = [order_branches(ir.serde.deserialize_function(script.to_function_proto())) for script in scripts]
+    for function in made:
+        function.opset_imports[""] = opset
+    return made
 
 
 def order_branches(function: ir.Function) -> ir.Function:

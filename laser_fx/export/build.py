@@ -82,7 +82,7 @@ def build(
         ir_version=_IR_VERSION,
         producer_name=PRODUCER,
         producer_version=package_version(),
-        functions=[*stitcher.functions.values(), *functions.all_functions()],
+        functions=[*stitcher.functions.values(), *functions.all_functions(opset)],
     )
     common.RemoveUnusedNodesPass()(model)
     hoist_invariants(model.graph)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnx import numpy_helper
 
 from laser_fx.errors import InputError, OnnxFileError, VerificationError
-from laser_fx.export.compare import Twins, compare, effects, same_decisions, usual
+from laser_fx.export.compare import Twins, compare, same_decisions, usual
 from laser_fx.export.in_float32 import file_in_float32, floating_dtypes
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import ModelFile, read_model_file
@@ -185,8 +185,7 @@ def _compared(file: ModelFile, run: _Run, view: View) -> Iterator[tuple[str, flo
                 try:
                     yield label, compared(twins=twins)
                 except VerificationError:
-                    nudge = _nudged(file, view, run, answers[LEVELS[0]])
-                    yield label, compared(twins=replace(twins, nudged=nudge))
+                    yield label, compared(twins=_by_rounding(twins, file, view, run, answers[LEVELS[0]]))
             else:
                 yield label, None
         except VerificationError as error:
@@ -196,14 +195,14 @@ def _compared(file: ModelFile, run: _Run, view: View) -> Iterator[tuple[str, flo
             ) from error
 
 
-def _nudged(file: ModelFile, view: View, run: _Run, own: Mapping[str, Array]) -> dict[str, float]:
+def _by_rounding(twins: Twins, file: ModelFile, view: View, run: _Run, own: Mapping[str, Array]) -> Twins:
     """What rounding makes of the file's own answers: a run that disagrees is judged by that."""
     seen = file_in_float32(file) if view.in_float32 else file
     made = None if seen is None else nudged_file(seen)
     if made is None:
-        return {}
+        return twins
     session = open_file(made, providers=[CPU], level=LEVELS[0]).session
-    return effects(_answers(made, session, list(own), run, LEVELS[0]), own)
+    return twins.by_rounding(_answers(made, session, list(own), run, LEVELS[0]), own, file.metadata)
 
 
 def _halts_alike(

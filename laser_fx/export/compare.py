@@ -8,7 +8,7 @@ values are not compared. How far values may differ says `laser_fx.export.toleran
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.sensitivity import CHAOS
 from laser_fx.export.tolerances import FLOAT32, Tolerance
 
-__all__ = ["Twins", "compare", "cost", "effects", "same_decisions", "scale_of", "usual"]
+__all__ = ["Twins", "compare", "cost", "same_decisions", "scale_of", "usual"]
 
 _SHARE = 0.5
 _ROUNDINGS = 2
@@ -41,11 +41,26 @@ class Twins:
             since both are so far from the truth.
         nudged: what numbers that are off by a few roundings make of each output, relative to its largest value, or as
             the share of whole numbers that change: the file may differ by twice of that.
+        turned: whether they turn a decision at a site: another computation from there on, as a right file may be.
     """
 
     exact: Mapping[str, Array] | None = None
     finer: Mapping[str, Array] | None = None
     nudged: Mapping[str, float] = field(default_factory=dict)
+    turned: bool = False
+
+    def by_rounding(self, nudged: Mapping[str, Array], own: Mapping[str, Array], metadata: FileMetadata) -> Twins:
+        """These, and what numbers that are off by a few roundings make of a computation's own answers.
+
+        Args:
+            nudged: outputs by value name, of the computation with such numbers.
+            own: the same as it is.
+            metadata: of the file.
+        """
+        same = {name: value for name, value in own.items() if nudged[name].shape == value.shape}
+        turned = any(v not in same or _decisions(nudged[v]) != _decisions(own[v]) for _, v in metadata.records)
+        effects = {name: _effect(nudged[name], value) for name, value in same.items()}
+        return replace(self, nudged=effects, turned=turned and metadata.fidelity is not None)
 
     def costs(self, name: str, value: Array) -> Iterator[float]:
         """What they excuse of an output, relative to its largest value."""
@@ -93,8 +108,11 @@ def compare(
             raise VerificationError(
                 f"{name!r} has shape {actual[name].shape}, not {value.shape}", where=where, fix=_FIX
             )
+    twins = twins or Twins()
     agree = [
-        same_decisions(expected[v], actual[v], threshold, f"{where}, site {key}", tolerance)
+        same_decisions(
+            expected[v], actual[v], threshold, f"{where}, site {key}", tolerance, turned_by_rounding=twins.turned
+        )
         for key, v in metadata.records
     ]
     if not all(agree) and threshold < 1:
@@ -102,7 +120,6 @@ def compare(
     # At 1 a step is exact in both, unless a full basis passed for exact: then it is as near as a basis is.
     is_exact = not metadata.fidelity or (all(agree) and threshold == 1)
     least = tolerance.exact if is_exact else tolerance.tracked
-    twins = twins or Twins()
     named = metadata.outputs if metadata.fidelity else (*metadata.outputs, *metadata.records)
     costed = {v for _, v in metadata.outputs} | twins.nudged.keys()
     allowed = {v: max([least, *twins.costs(v, expected[v])]) for _, v in named if v in costed}
@@ -111,13 +128,9 @@ def compare(
     return None if twins.chaotic(v for _, v in named) else max(errors, default=0.0)
 
 
-def effects(nudged: Mapping[str, Array], own: Mapping[str, Array]) -> dict[str, float]:
-    """What a nudge made of each output: see `Twins`.
-
-    >>> effects({"y": np.array([1.0, 2.5])}, {"y": np.array([1.0, 2.0])})
-    {'y': 0.2}
-    """
-    return {name: _effect(nudged[name], value) for name, value in own.items() if nudged[name].shape == value.shape}
+def _decisions(record: Array) -> list[list[float]]:
+    decisions: list[list[float]] = record.reshape(-1, 5)[:, ops.TRACKED :].tolist()
+    return decisions
 
 
 def _effect(nudged: Array, own: Array) -> float:
@@ -146,9 +159,18 @@ def usual(metadata: FileMetadata, tolerance: Tolerance) -> float:
 
 
 def same_decisions(
-    expected: Array, actual: Array, threshold: float, where: str, tolerance: Tolerance = FLOAT32
+    expected: Array,
+    actual: Array,
+    threshold: float,
+    where: str,
+    tolerance: Tolerance = FLOAT32,
+    *,
+    turned_by_rounding: bool = False,
 ) -> bool:
     """Whether two records decide alike. An earlier step of this site that was excused excuses those after it.
+
+    What a step measured before a reset is not in its record: where a nudge of all numbers turns a decision as well
+    (``turned_by_rounding``), a file may turn one.
 
     Raises:
         VerificationError: they do not, and the fidelity was not at the threshold.
@@ -158,6 +180,8 @@ def same_decisions(
     if not differs.size:
         return True
     step = int(differs[0])
+    if turned_by_rounding or (step and _left_to_chance(ours[step - 1], ours[step], theirs[step])):
+        return False
     margin = tolerance.later_margin if step else tolerance.first_margin
     fidelities = (float(ours[step, ops.FIDELITY]), float(theirs[step, ops.FIDELITY]))
     if min(abs(value - threshold) for value in fidelities) < margin:
@@ -165,6 +189,16 @@ def same_decisions(
     raise VerificationError(
         f"step {step} decided {theirs[step].tolist()}, the program {ours[step].tolist()}", where=where, fix=_FIX
     )
+
+
+def _left_to_chance(before: Array, ours: Array, theirs: Array) -> bool:
+    """Whether both tracked, one of them in vain, from a basis whose other directions were rounding.
+
+    A step that needs more directions than the one before starts with some that held no energy there: what they are is
+    chance, and so is whether one power iteration from them is enough.
+    """
+    both_tracked = bool(ours[ops.TRACKED] and theirs[ops.TRACKED])
+    return both_tracked and max(ours[ops.RANK], theirs[ops.RANK]) > before[ops.RANK]
 
 
 def _error(name: str, expected: Array, actual: Array, allowed: float, whole_numbers: float, where: str) -> float:

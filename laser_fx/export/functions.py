@@ -27,7 +27,7 @@ from laser_fx.export.basis_functions import (
     squares,
     trusted,
 )
-from laser_fx.export.branch_order import order_branches
+from laser_fx.export.branch_order import written
 from laser_fx.export.folded_functions import FOLDED
 
 __all__ = ["DOMAIN", "VERSION", "all_functions", "call_lowrank_linear", "call_reset", "call_track"]
@@ -98,11 +98,9 @@ def lowrank_linear(x: FLOAT, weight: FLOAT, bias: FLOAT, q: FLOAT, z: FLOAT, sta
     return op.Add(lowrank_linear_unbiased(x, weight, q, z, stats), bias)
 
 
-def all_functions() -> list[ir.Function]:
-    """Every function that a call of the `laser::` operators may need."""
-    scripts = (*BASIS, track, reset, lowrank_linear_unbiased, lowrank_linear, *FOLDED)
-    read = ir.serde.deserialize_function
-    return [order_branches(read(function.to_function_proto())) for function in scripts]
+def all_functions(opset: int) -> list[ir.Function]:
+    """Every function that a call of the `laser::` operators may need, for a model of this opset."""
+    return written((*BASIS, track, reset, lowrank_linear_unbiased, lowrank_linear, *FOLDED), opset)
 
 
 def call_track(x: Any, q: Any, threshold: Any) -> Any:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxscript import FLOAT, script
 
 from laser_fx.export.basis_functions import OURS, captured, flatten, op, squares
-from laser_fx.export.branch_order import order_branches
+from laser_fx.export.branch_order import written
 from laser_fx.export.folded_functions import as_output, refreshed, stats_of, times_weight
 
 __all__ = ["held_functions"]
@@ -112,8 +112,8 @@ def refresh_output_linear(
     return op.Add(y, bias), basis, product, lost, stats
 
 
-def held_functions() -> list[ir.Function]:
-    """Every function of this file."""
+def held_functions(opset: int) -> list[ir.Function]:
+    """Every function of this file, for a model of this opset."""
     scripts = (
         measure,
         held_stats,
@@ -125,5 +125,4 @@ def held_functions() -> list[ir.Function]:
         refresh_output_linear_unbiased,
         refresh_output_linear,
     )
-    read = ir.serde.deserialize_function
-    return [order_branches(read(function.to_function_proto())) for function in scripts]
+    return written(scripts, opset)

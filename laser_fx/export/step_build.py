@@ -80,7 +80,7 @@ def build_step(
         split, trips = whole_as_step(model.graph, state_pairs(state, metadata, model.graph), records), 1
         if depth_inputs:
             metadata = replace(metadata, depths=(Depth(_free("depth", metadata.inputs), STEP, 1, 1),))
-    held = None if metadata.fidelity is None else _held(split, model, program.options.fidelity)
+    held = None if metadata.fidelity is None else _held(split, model, program.options.fidelity, opset)
     split = split if held is None else held.split
     models = {role: _model(graph, model) for role, graph in _graphs(split).items()}
     plan = _plan(split, signature, trips)
@@ -174,9 +174,9 @@ def _refuse_tracked(program: Exportable, state: StatePairs | None, halt: Halting
         )
 
 
-def _held(split: Split, whole: ir.Model, fidelity: float) -> HeldSplit:
+def _held(split: Split, whole: ir.Model, fidelity: float, opset: int) -> HeldSplit:
     """The split of a tracked program; its functions are added to the whole."""
-    for function in (*functions.all_functions(), *held_functions()):
+    for function in (*functions.all_functions(opset), *held_functions(opset)):
         whole.functions.setdefault(function.identifier(), function)
     return with_held_bases(split, float(np.float32(fidelity)))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.errors import OnnxFileError, VerificationError
-from laser_fx.export.compare import Twins, compare, effects, scale_of, usual
+from laser_fx.export.compare import Twins, compare, scale_of, usual
 from laser_fx.export.in_float32 import ProgramInFloat32, in_float32
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import read_model_file
@@ -108,7 +108,7 @@ def _verify(program: Exportable, view: View, metadata: FileMetadata) -> Verifica
             except VerificationError:  # what rounding does to such a program is measured where it has to be known
                 nudge = _answers(_nudged(program, metadata, run), actual)
                 assert nudge is not None
-                error = compared(twins=replace(twins, nudged=effects(nudge, answers)))
+                error = compared(twins=twins.by_rounding(nudge, answers, metadata))
             if error is None:
                 excused.append(where)
                 continue

@@ -38,7 +38,7 @@ def session(name: str, ranks: tuple[int, ...], level: str) -> Any:
     model = onnx.helper.make_model(
         graph,
         opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(functions.DOMAIN, 1)],
-        functions=[ir.to_proto(function) for function in functions.all_functions()],
+        functions=[ir.to_proto(function) for function in functions.all_functions(20)],
         ir_version=10,
     )
     options = onnxruntime.SessionOptions()

@@ -36,6 +36,10 @@ CHOSEN = [
     for column, basis in enumerate(BASES)
     for form in FORMS
 ]
+SEEN_TO_FAIL = [
+    Cell("interleaved_evenly", "step", "bf16", "tracked"),  # opset 22, of which the functions of bases were not
+    Cell("states_take_turns", "rolled", "fp16", "tracked"),  # a basis whose directions are rounding
+]
 OUTCOMES = {"equals eager", "verified in float32", "no site", "no step"}
 
 
@@ -44,7 +48,7 @@ def test_the_part_has_every_form_dtype_and_kind_of_bases() -> None:
     assert len(list(cells())) == len(FAMILIES) * len(CHOSEN)
 
 
-@pytest.mark.parametrize("cell", CHOSEN, ids=str)
+@pytest.mark.parametrize("cell", [*CHOSEN, *SEEN_TO_FAIL], ids=str)
 def test_a_file_answers_as_eager(cell: Cell, tmp_path: Path) -> None:
     result = run(cell, tmp_path)
     assert result.outcome in OUTCOMES

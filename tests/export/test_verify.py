@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laser_fx.errors import VerificationError
-from laser_fx.export.compare import compare
+from laser_fx.export.compare import Twins, compare
 from laser_fx.export.metadata import FileMetadata
 
 PLAIN = FileMetadata(form="rolled", inputs=(), outputs=(("y", "y"),))
@@ -70,6 +70,24 @@ def test_a_decision_far_from_the_threshold_must_agree() -> None:
     with pytest.raises(VerificationError, match="step 0 decided") as caught:
         check(TRACKED, {"y": Y, "s": ours}, {"y": Y, "s": theirs})
     assert "loop_0:up" in str(caught.value)
+
+
+def test_whether_a_basis_of_chance_is_reset_is_chance() -> None:
+    narrow, wide = [0.99, 1.0, 1.0, 0.0, 0.0], [0.99, 3.0, 1.0, 0.0, 0.0]
+    reset = [0.99, 3.0, 1.0, 1.0, 0.0]
+    assert check(TRACKED, {"y": Y, "s": records(narrow, wide)}, {"y": Y, "s": records(narrow, reset)}) is None
+    with pytest.raises(VerificationError, match="step 1 decided"):
+        check(TRACKED, {"y": Y, "s": records(wide, wide)}, {"y": Y, "s": records(wide, reset)})
+    with pytest.raises(VerificationError, match="step 0 decided"):
+        check(TRACKED, {"y": Y, "s": records(wide)}, {"y": Y, "s": records(reset)})
+
+
+def test_a_decision_that_rounding_turns_is_excused() -> None:
+    ours, theirs = {"y": Y, "s": records(row(0.95))}, {"y": Y, "s": records(row(0.99, 1, 0, 0))}
+    twins = Twins().by_rounding(theirs, ours, TRACKED)
+    assert twins.turned
+    assert compare(ours, theirs, TRACKED, 0.9, where="as captured", twins=twins) is None
+    assert not Twins().by_rounding(ours, ours, TRACKED).turned
 
 
 def test_a_decision_at_the_threshold_is_excused_with_all_that_follows() -> None:
