@@ -14,6 +14,7 @@ from laser_fx.reporting.measured import (
 )
 from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.report import SCHEMA, Report
+from laser_fx.reporting.schema import json_schema
 
 __all__ = [
     "ENERGIES",
@@ -33,4 +34,5 @@ __all__ = [
     "StepSpectrum",
     "TrajectoryStep",
     "environment",
+    "json_schema",
 ]

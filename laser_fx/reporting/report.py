@@ -12,7 +12,7 @@ from laser_fx.errors import InputError
 from laser_fx.loops import LoopNest, NearMiss
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
-from laser_fx.reporting import graphviz, html, model_explorer, text
+from laser_fx.reporting import frames, graphviz, html, model_explorer, text
 from laser_fx.reporting.measured import CarryTrajectory, GraphPicture, LoopDynamics, MemoryArm, OnnxSize
 from laser_fx.reporting.parts import Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.plain import parsed, plain
@@ -151,6 +151,23 @@ class Report:
             OutputPathError: a file exists, or cannot be written there.
         """
         return model_explorer.write(self, Path(path), overwrite=overwrite)
+
+    def to_dataframe(self, table: frames.Table = "sites") -> Any:
+        """A table of the report as a `pandas.DataFrame`.
+
+        Args:
+            table: ``"sites"``; ``"steps"``, what every step at a site did; ``"spectra"``, of every step at a site;
+                ``"trajectories"``, of every carry by step; ``"dynamics"``, a row for each eigenvalue; ``"memory"``,
+                a row for each arm and class; ``"plan"``, a row for each value.
+
+        Returns:
+            One row for each; none, with all columns, where that was not measured.
+
+        Raises:
+            MissingDependencyError: pandas is not installed: ``pip install 'laser-fx[pandas]'``.
+            OptionError: there is no such table.
+        """
+        return frames.frame(self, table)
 
     def __str__(self) -> str:
         return text.render(self)

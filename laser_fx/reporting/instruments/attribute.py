@@ -85,7 +85,7 @@ def saved_by_class(
     >>> import torch
     >>> weight, x = torch.nn.Parameter(torch.ones(8, 8)), torch.ones(4, 8)
     >>> saved_by_class(lambda: (x @ weight).exp())
-    {'linear': 128, 'elementwise': 128}
+    {'elementwise': 128, 'linear': 128}
     """
     attribution = _Attribution()
     with attribution.watching(segments), attribution:
@@ -93,7 +93,7 @@ def saved_by_class(
     found: Counter[str] = Counter()
     for size, labels in storages:
         found[foremost(label.name for label in labels)] += size
-    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+    return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def _classes(segment: Segment, outputs: Any) -> Iterator[str]:
