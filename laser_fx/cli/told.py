@@ -66,7 +66,7 @@ def _endings() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except LaserError as error:
-        note(f"error: {error}")
+        note(f"error: {error}".replace("pass overwrite=True", "pass --overwrite"))  # as it is called here
         raise typer.Exit(Ends.OTHERWISE if isinstance(error, VerificationError) else Ends.REFUSED) from error
     except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,6 +20,7 @@ __all__ = ["legend", "sites_table"]
 _NARROW = 100
 """Below it some columns are left out: they stand in the JSON."""
 _MOST_ROWS = 200
+_LONG = 36
 
 
 def sites_table(sites: Sequence[SiteReport], threshold: float, width: int) -> Iterator[RenderableType]:
@@ -32,7 +34,9 @@ def sites_table(sites: Sequence[SiteReport], threshold: float, width: int) -> It
     wide, ran = width >= _NARROW, any(site.steps for site in sites)
     drawn = ran or any(site.spectra for site in sites)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("site: loop, N × D → F" if wide else "site: loop", overflow="fold")
+    shared = _shared([site.site.name for site in sites], _LONG if wide else _LONG // 2)
+    title = f"site in {shared}:\n" if shared else "site: "
+    table.add_column(Text(title + ("loop, N × D → F" if wide else "loop")), overflow="fold")
     for title in ("steps", "k", *_energy_titles(wide), *(("FLOPs", "saved") if wide else ())):
         table.add_column(title, justify="right", no_wrap=True)
     if drawn:
@@ -41,7 +45,7 @@ def sites_table(sites: Sequence[SiteReport], threshold: float, width: int) -> It
         table.add_column(title, justify="right", no_wrap=True)
     for site in sites[:_MOST_ROWS]:
         bars_ = (_drawn(site, threshold, 22 if wide else 10),) if drawn else ()
-        table.add_row(*_row(site, wide), *bars_, *(_counts(site, wide) if ran else ()))
+        table.add_row(*_row(site, wide, shared), *bars_, *(_counts(site, wide) if ran else ()))
     yield table
     if len(sites) > _MOST_ROWS:
         yield Text(f"and {len(sites) - _MOST_ROWS:,} more sites: they are in the JSON, and on the page", style="yellow")
@@ -63,18 +67,31 @@ def _energy_titles(wide: bool) -> tuple[str, ...]:
     return ("/".join(f"{100 * share:g}" for share in shown) + " %",)
 
 
-def _row(report: SiteReport, wide: bool) -> tuple[RenderableType, ...]:
+def _row(report: SiteReport, wide: bool, shared: str) -> tuple[RenderableType, ...]:
     site, ranks = report.site, _ranks(report)
     sizes = f", {site.rows} × {site.features} → {site.outputs}" if wide else ""
     needed = f"\n{_range(ranks)}" if ranks else ""
     shares = (fmt.percent(report.flops_share), fmt.percent(report.saved_share)) if wide else ()
     return (
-        Text.assemble(site.name, (f"\n  {site.loop}{sizes}{_estimated(site)}", "dim")),
+        Text.assemble(site.name.removeprefix(f"{shared}."), (f"\n  {site.loop}{sizes}{_estimated(site)}", "dim")),
         str(site.steps),
         Text.assemble("–" if site.rank is None else str(site.rank), (needed, "dim")),
         "/".join(map(str, report.rank_at if wide else report.rank_at[2:])) or "–",
         *shares,
     )
+
+
+def _shared(names: Sequence[str], long: int) -> str:
+    """The module that all of them lie in, where their names are too long for a line.
+
+    >>> _shared(["trm.inner.net.qkv", "trm.inner.net.down"], 16), _shared(["net.qkv", "net.down"], 16)
+    ('trm.inner.net', '')
+    """
+    if len(names) < 2 or max(map(len, names)) <= long:
+        return ""
+    modules = [name.split(".")[:-1] for name in names]
+    first, last = min(modules), max(modules)  # what these share, all share
+    return ".".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
 def _ranks(report: SiteReport) -> list[int]:

@@ -57,7 +57,7 @@ def test_inspect_writes_a_page(inspected: list[Any], tmp_path: Path) -> None:
     assert page.exists()
     again = call("inspect", "factories:make", "--html", page)
     assert again.exit_code == 2
-    assert "overwrite" in again.stderr
+    assert "fix: pass --overwrite or choose another path" in again.stderr
     assert call("inspect", "factories:make", "--html", page, "--overwrite").exit_code == 0
 
 

@@ -152,6 +152,14 @@ def test_an_inspection_draws_the_rank_of_every_step() -> None:
     assert len(after[0].split()[-1]) == len(spectra) <= 22
 
 
+def test_what_all_names_begin_with_is_said_once_where_they_are_long(report: Report) -> None:
+    sites = tuple(replace(s, site=replace(s.site, name=f"trm.inner.L_level.{s.site.name}")) for s in report.sites)
+    text = str(replace(report, sites=sites))
+    assert text.count("trm.inner.L_level") == 1
+    assert "site in trm.inner.L_level:\nloop, N × D → F" in text
+    assert "\nlayers.0.gate_up_proj " in text
+
+
 def test_a_hundred_thousand_sites_are_shown_in_part(report: Report) -> None:
     text = str(replace(report, sites=(replace(report.sites[0], steps=()),) * 100_000))
     assert "and 99,800 more sites" in text
