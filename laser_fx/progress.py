@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-__all__ = ["Listener", "Stage", "each", "listening", "stage"]
+__all__ = ["Listener", "Stage", "at", "each", "listening", "stage"]
 
 _Item = TypeVar("_Item")
 
@@ -52,6 +52,7 @@ class Listener(Protocol):
 
 
 _listener: ContextVar[Listener | None] = ContextVar("laser_fx_progress", default=None)
+_innermost: ContextVar[Stage | None] = ContextVar("laser_fx_stage", default=None)
 
 
 @contextmanager
@@ -89,14 +90,25 @@ def stage(name: str, total: int | None = None) -> Iterator[Stage]:
     to one
     1 of 1
     """
-    listener, current = _listener.get(), Stage(name, total)
+    listener, current, outer = _listener.get(), Stage(name, total), _innermost.get()
     if listener is not None:
         listener.began(current)
+    _innermost.set(current)
     try:
         yield current
     finally:
+        _innermost.set(outer)
         if listener is not None:
             listener.ended(current)
+
+
+def at(done: int, total: int) -> None:
+    """Say how far the innermost stage is, where that is found out on the way; outside of stages nobody is told."""
+    listener, current = _listener.get(), _innermost.get()
+    if current is not None:
+        current.done, current.total = done, total
+        if listener is not None:
+            listener.advanced(current)
 
 
 def each(name: str, items: Sequence[_Item]) -> Iterator[_Item]:

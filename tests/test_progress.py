@@ -8,7 +8,7 @@ import torch
 
 import laser_fx
 from laser_fx.options import Options
-from laser_fx.progress import Stage, each, listening, stage
+from laser_fx.progress import Stage, at, each, listening, stage
 from tests.small import WIDTH, looped
 
 
@@ -66,6 +66,17 @@ def test_a_function_that_is_a_stage_is_one_at_every_call() -> None:
     with listening(heard):
         assert work(1) + work(2) == 5
     assert heard.told == ["+working", "-working"] * 2
+
+
+def test_how_far_the_innermost_stage_is_may_be_found_out_on_the_way() -> None:
+    heard = Heard()
+    with listening(heard), stage("outer") as outer:
+        with stage("inner"):
+            at(1, 3)
+        at(2, 4)
+    at(9, 9)
+    assert heard.told == ["+outer", "+inner", "1/3", "-inner", "2/4", "-outer"]
+    assert (outer.done, outer.total) == (2, 4)
 
 
 def test_inspecting_and_exporting_have_their_stages(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Bars:
     def advanced(self, stage: Stage) -> None:
         """Show that a part of it is done."""
         if self._progress is not None and stage in self._tasks:
-            self._progress.update(self._tasks[stage], completed=stage.done)
+            self._progress.update(self._tasks[stage], completed=stage.done, total=stage.total)
 
     def ended(self, stage: Stage) -> None:
         """Show it no more."""

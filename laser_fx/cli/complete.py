@@ -30,8 +30,8 @@ def arm_names(incomplete: str) -> list[str]:
 def measure_names(incomplete: str) -> list[str]:
     """What can be measured, and begins so.
 
-    >>> measure_names("sp")
-    ['spectra']
+    >>> measure_names("mem")
+    ['memory']
     """
     from laser_fx.reporting.instruments.choose import MEASURES
 

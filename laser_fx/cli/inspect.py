@@ -33,11 +33,11 @@ def inspect(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What to measure besides, again for more: picture, spectra, trajectories, dynamics; or all."
-            " Without it all but dynamics, which takes long.",
+            help="What to measure besides what takes seconds, again for more: dynamics, memory, onnx; or all.",
             autocompletion=measure_names,
         ),
     ] = None,
+    control: Annotated[bool, typer.Option("--control", help="Also inspect a copy with weights drawn anew.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Show the loops of a model, and what low rank would do at its sites."""
@@ -47,7 +47,9 @@ def inspect(
         if html is not None:
             check_target(html, overwrite=overwrite)
         example = example_of(factory, inputs, batch, seed)
-        report = laser_fx.inspect(example.model, example.args, example.kwargs, options=options, measure=measures)
+        report = laser_fx.inspect(
+            example.model, example.args, example.kwargs, options=options, measure=measures, control=control
+        )
         if html is not None:
             note(f"wrote {report.to_html(html, overwrite=overwrite)}")
         if as_json:
@@ -57,7 +59,5 @@ def inspect(
 
 
 def _measures(names: list[str] | None) -> Measures:
-    """Spectra are drawn step by step on a terminal, so that they are measured unless somebody asks for less."""
-    if not names:
-        return (*DEFAULT, "spectra")
-    return "all" if names == ["all"] else chosen(cast(Measures, tuple(names)))
+    """Spectra are drawn step by step on a terminal, so that they are always measured."""
+    return "all" if names == ["all"] else chosen(cast(Measures, (*DEFAULT, "spectra", *(names or ()))))

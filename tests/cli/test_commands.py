@@ -40,6 +40,26 @@ def test_inspect_prints_the_report(inspected: list[Any]) -> None:
     assert inputs[0].shape == (3, 2)
 
 
+def test_inspect_measures_what_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(laser_fx, "inspect", lambda *_, **named: calls.append(named) or REPORT, raising=False)
+    call("inspect", "factories:make")
+    call("inspect", "factories:make", "--measure", "dynamics", "--control", "--fidelity", "0.9")
+    call("inspect", "factories:make", "--measure", "all")
+    assert calls == [
+        {"options": Options(), "measure": ("picture", "spectra", "trajectories"), "control": False},
+        {
+            "options": Options(fidelity=0.9),
+            "measure": ("picture", "spectra", "trajectories", "dynamics"),
+            "control": True,
+        },
+        {"options": Options(), "measure": "all", "control": False},
+    ]
+    refused = call("inspect", "factories:make", "--measure", "weather")
+    assert refused.exit_code == 2
+    assert "measure has 'weather'" in refused.stderr
+
+
 def test_a_lone_input_is_made_a_tuple(inspected: list[Any]) -> None:
     call("inspect", "factories:lone")
     assert isinstance(inspected[0][1], tuple)

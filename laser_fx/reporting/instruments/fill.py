@@ -11,6 +11,7 @@ from torch import nn
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.program import Program
+from laser_fx.progress import stage
 from laser_fx.reporting.instruments.choose import Measure
 from laser_fx.reporting.instruments.dynamics import measure_dynamics
 from laser_fx.reporting.instruments.memory import measure_memory
@@ -62,7 +63,8 @@ def filled(
     }
     for number, name in enumerate(measures):
         told("measure", number, len(measures))
-        report = replace(report, **instruments[name](report))
+        with stage(f"measuring {name}"):
+            report = replace(report, **instruments[name](report))
     return report
 
 
