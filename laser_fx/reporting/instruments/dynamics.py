@@ -106,11 +106,12 @@ def _body(loop: RolledLoop) -> Callable[..., Any]:
 def _measured(step: int, jacobian: Jacobian) -> JacobianStep:
     generator = torch.Generator().manual_seed(_SEED)
     start = torch.randn(jacobian.size, generator=generator, dtype=torch.float64).to(jacobian.device)
+    rounding = max(torch.finfo(state.dtype).eps for state in jacobian.states)  # of the products
     found = leading_eigenvalues(_finite(jacobian.product), start, _EIGENVALUES)
     return JacobianStep(
         step=step,
         eigenvalues=tuple((rounded(e.value.real), rounded(e.value.imag)) for e in found),
-        residuals=tuple(float(f"{e.residual:.2g}") for e in found),
+        residuals=tuple(float(f"{max(e.residual, rounding):.2g}") for e in found),
         norm=rounded(norm_bound(_finite(jacobian.product), _finite(jacobian.transposed), start)),
     )
 
