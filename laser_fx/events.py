@@ -7,10 +7,11 @@ and that event's fields as attributes, so that a handler need not read sentences
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["EVENTS", "LOGGER", "is_told", "tell"]
+__all__ = ["EVENTS", "LOGGER", "heard_by", "is_told", "tell"]
 
 LOGGER = "laser_fx"
 
@@ -62,6 +63,16 @@ def tell(level: int, event: str, message: str, *args: object, **fields: Any) -> 
     if fields.keys() != set(EVENTS[event]):
         raise ValueError(f"the fields of {event} are {', '.join(EVENTS[event])}, not {', '.join(fields)}")
     _log.log(level, message, *args, extra={"event": event, **fields}, stacklevel=2)
+
+
+@contextmanager
+def heard_by(handler: logging.Handler) -> Iterator[None]:
+    """For programs of our own: a handler of what is logged meanwhile."""
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
 
 
 def is_told(level: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 
 import laser_fx
 from laser_fx import Options
+from laser_fx.cli.told import told
 from laser_fx.events import EVENTS, LOGGER, is_told, tell
+from tests.pages import page
 from tests.small import WIDTH, looped
 
 ROOT = Path(__file__).parents[1]
@@ -37,14 +40,28 @@ def test_nothing_is_printed_where_nobody_configured_logging(
 
 
 def test_every_event_is_told_of_somewhere_and_no_other() -> None:
-    told = {node.args[1].value for _, node in calls_of_tell() if isinstance(node.args[1], ast.Constant)}
-    assert told == set(EVENTS)
+    spoken = {node.args[1].value for _, node in calls_of_tell() if isinstance(node.args[1], ast.Constant)}
+    assert spoken == set(EVENTS)
+
+
+def test_the_page_lists_every_event_with_its_fields() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \|", page("tools.md").read_text("utf-8"), re.M)
+    assert [(event, tuple(re.findall(r"`(\w+)`", fields))) for event, fields in rows] == list(EVENTS.items())
 
 
 def test_nobody_logs_past_the_events() -> None:
     own = {"events.py"}
     for path in (ROOT / "laser_fx").rglob("*.py"):
         assert path.name in own or "getLogger" not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_command_line_shows_warnings_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with told():
+        tell(logging.WARNING, "size_fixed", "the size %r stays", "length", size="length")
+        tell(logging.INFO, "exact_forward", "gradients are on")
+    assert capsys.readouterr().err == "warning: the size 'length' stays\n"
+    tell(logging.WARNING, "size_fixed", "afterwards", size="length")
+    assert "afterwards" not in capsys.readouterr().err
 
 
 def test_a_field_too_many_or_too_few_is_refused() -> None:

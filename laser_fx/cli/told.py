@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ import typer
 
 from laser_fx.cli.bars import bars_or_none
 from laser_fx.errors import LaserError, VerificationError
+from laser_fx.events import heard_by
 from laser_fx.progress import listening
 from laser_fx.reporting.terminal import encoding_of, spelled
 
@@ -42,10 +44,17 @@ class Ends(IntEnum):
 @contextmanager
 def told() -> Iterator[None]:
     """Errors, warnings and progress on standard error, errors as sentences; a traceback is for defects."""
-    with warnings.catch_warnings(), _endings(), _shown():
+    with warnings.catch_warnings(), heard_by(_Notes(logging.WARNING)), _endings(), _shown():
         warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
         yield
         sys.stdout.flush()  # else a reader that left is found out about too late
+
+
+class _Notes(logging.Handler):
+    """What is logged: the library leaves it to the program to show it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextmanager

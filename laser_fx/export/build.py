@@ -23,6 +23,7 @@ from laser_fx.export.randomness import refuse_random
 from laser_fx.export.source import Exportable
 from laser_fx.export.stitch import Stitcher, own_values, value_like
 from laser_fx.export.straight import loop_of, results_of
+from laser_fx.export.told import describe_nodes
 from laser_fx.export.translate import translate
 from laser_fx.progress import stage
 from laser_fx.rolled import RolledLoop
@@ -92,6 +93,7 @@ def build(
     if form == "functions":
         call_bodies(model)
     _clean(model)
+    describe_nodes(model, program)
     model.metadata_props.update(metadata.to_properties())
     return model, metadata
 

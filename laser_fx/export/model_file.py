@@ -20,6 +20,7 @@ from laser_fx.export.part_names import part_name
 from laser_fx.export.step_agreement import check_parts
 from laser_fx.export.step_plan import STEP, WEIGHTS, Part, graph_parts
 from laser_fx.export.step_reading import beside, check_digest, check_weights
+from laser_fx.export.told_check import check_told
 
 __all__ = ["ModelFile", "files_beside", "read_model_file"]
 
@@ -72,11 +73,13 @@ def read_model_file(path: Path) -> ModelFile:
         check_data(metadata.data, model, path)
     if metadata.step is None:
         check_agreement(metadata, model, str(path))
+        check_told(metadata, model, str(path))
         return ModelFile(path, content, model, metadata, checked)
     parts = {part.role: _part(path, part, metadata) for part in graph_parts(metadata.step)}
     models = {STEP: model, **{role: part.model for role, part in parts.items()}}
     check_weights(path, metadata.step, list(models.values()))
     check_parts(metadata, models, str(path))
+    check_told(metadata, model, str(path))
     return ModelFile(path, content, model, metadata, checked, parts)
 
 

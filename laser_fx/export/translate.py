@@ -18,10 +18,12 @@ from laser_fx.export import folded_functions, functions
 from laser_fx.export.repair import make_vectors_columns
 from laser_fx.export.simplify import simplify
 from laser_fx.export.straight import example
+from laser_fx.export.told import exported_name, hand_sites_on, sites_by_name
 
 __all__ = ["translate"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_FX_NODE = "pkg.torch.onnx.fx_node"
 _HOOK = "_empty_nn_module_stack"  # what torch writes where it knows no module
 _MODEL = "model"  # what a capture calls the user's model
 
@@ -37,6 +39,7 @@ def translate(straight: fx.GraphModule, opset: int) -> ir.Model:
         ExportError: an operator that ONNX does not have, or a training graph.
     """
     _refuse_training(straight)
+    hand_sites_on(straight)
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -56,8 +59,11 @@ def translate(straight: fx.GraphModule, opset: int) -> ir.Model:
     assert program is not None  # it is None only for the legacy exporter
     make_vectors_columns(program.model)
     simplify(program.model)
+    sites = {} if program.exported_program is None else sites_by_name(program.exported_program.graph)
     for node in program.model.graph.all_nodes():
+        told = sites.get(exported_name(node.metadata_props.get(_FX_NODE, "")), {})
         _name_after_module(node)
+        node.metadata_props.update(told)
     return program.model
 
 

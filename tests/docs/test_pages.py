@@ -10,7 +10,16 @@ import pytest
 from tests.docs.run_page import alike, ran, workshop
 from tests.pages import page
 
-PAGES = ("detection.md", "examples.md", "index.md", "mathematics.md", "promises.md", "sharp-edges.md", "tutorial.md")
+PAGES = (
+    "detection.md",
+    "examples.md",
+    "index.md",
+    "mathematics.md",
+    "promises.md",
+    "sharp-edges.md",
+    "tools.md",
+    "tutorial.md",
+)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -12,13 +12,14 @@ from torch import Tensor, fx
 from laser_fx.export import build
 from laser_fx.export.straight import hint
 from laser_fx.export.translate import translate
+from laser_fx.marks import MARK
 
 __all__ = ["translate_once"]
 
 
 @functools.cache
 def translate_once() -> None:
-    """Keep what was translated: it depends on the graph, its names, sizes and modules, and on the opset alone."""
+    """Keep what was translated: it depends on the graph, its names, sizes, modules, sites, code, and the opset."""
     kept: dict[Hashable, ir.Model] = {}
 
     def translated(straight: fx.GraphModule, opset: int) -> ir.Model:
@@ -39,7 +40,8 @@ def _written(straight: fx.GraphModule) -> Hashable:
 
 def _node(node: fx.Node) -> Hashable:
     called = node.op, str(node.target), node.name, repr(node.args), repr(node.kwargs)
-    known = _value(node.meta.get("val")), repr(node.meta.get("nn_module_stack"))
+    stack, mark, code = (repr(node.meta.get(key)) for key in ("nn_module_stack", MARK, "stack_trace"))
+    known = _value(node.meta.get("val")), stack, mark, code
     return called, known, object() if node.op == "get_attr" else None
 
 
