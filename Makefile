@@ -38,6 +38,7 @@ fuzz: $(STAMP) ## run 10,000 random loop nests; a failing one leaves a script in
 
 fuzz-onnx: $(STAMP) ## export 200 random loop nests in every form, beside eager
 	$(BIN)/python -m tests.fuzz.run_onnx --cases 200 --json benchmarks/results/fuzz_onnx.json
+	$(BIN)/python -m tests.fuzz.run_onnx --cases 200 --forms step --json benchmarks/results/fuzz_onnx_step.json
 
 matrix: $(STAMP) ## every family in every form, dtype and low rank, as a file beside eager
 	$(BIN)/python -m tests.export.matrix --json benchmarks/results/matrix.json

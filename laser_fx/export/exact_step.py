@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,8 @@ from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.source import Exportable
 from laser_fx.export.split import Split
 from laser_fx.export.step_plan import EXACT, EXACT_START, StepPlan
+from laser_fx.loops import Loop, LoopNest
+from laser_fx.passes.split_loops import split_loops
 
 __all__ = ["exact_graphs"]
 
@@ -25,6 +28,8 @@ Cut = Callable[[ir.Model, FileMetadata], Split]
 @runtime_checkable
 class _WithRolled(Protocol):
     rolled: fx.GraphModule
+    nest: LoopNest
+    unsplit: LoopNest | None
 
 
 def exact_graphs(
@@ -46,7 +51,7 @@ def exact_graphs(
     """
     if not isinstance(program, _WithRolled):
         return None
-    exact: Any = dataclasses.replace(program, graph_module=program.rolled, record_names=())  # type: ignore[type-var]
+    exact: Any = dataclasses.replace(program, graph_module=_rolled(program), record_names=())  # type: ignore[type-var]
     model, metadata = build(exact, "rolled", depth_inputs=False, opset=opset)
     split = cut(model, metadata)
     known = {str(value.name) for value in model.graph.inputs} | _paired(split, plan)
@@ -57,6 +62,20 @@ def exact_graphs(
     if split.start is not None and (outputs := _read_by(split.step, split.start)):
         graphs[EXACT_START] = _only(split.start, outputs)
     return graphs, model
+
+
+def _rolled(program: _WithRolled) -> fx.GraphModule:
+    """The program without bases, its loops in the pieces in which a schedule of ranks has them."""
+    if program.unsplit is None:
+        return program.rolled
+    starts = {loop.name: _starts(loop, program.nest) for loop in program.unsplit.loops}
+    return split_loops(program.rolled, program.unsplit, starts).graph_module
+
+
+def _starts(loop: Loop, nest: LoopNest) -> tuple[int, ...]:
+    """First steps of the pieces of a loop, which follow one another."""
+    pieces = [p.trip_count for p in nest.loops if p.name == loop.name or p.name.startswith(f"{loop.name}_from_")]
+    return tuple(itertools.accumulate(pieces[:-1], initial=0))
 
 
 def _pairs(split: Split, plan: StepPlan) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Opens the outermost loop of a rolled model: its body moves up to the main graph, where one step can be cut out.
+"""Opens an outermost loop of a rolled model: its body moves up to the main graph, where one step can be cut out.
 
 What the loop carried becomes graph inputs that the body reads as the state before the step, and that what comes after
 the loop reads as the last state. What the loop collected becomes graph inputs of their own: rows of single steps, or
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from laser_fx.errors import ExportError
 from laser_fx.export.onnx_loops import loops_of
 
-__all__ = ["Opened", "Row", "graphs_of", "open_loop", "outermost_loop", "reads"]
+__all__ = ["Opened", "Row", "graphs_of", "open_loop", "reads", "stepped_loop"]
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,33 @@ class Opened:
     records: dict[str, ir.Value] = field(default_factory=dict)
 
 
-def outermost_loop(graph: ir.Graph) -> ir.Node:
-    """The one loop of a graph that is in no other.
+def stepped_loop(graph: ir.Graph, name: str | None = None) -> ir.Node:
+    """The outermost loop whose step is cut out: the one that runs the most operators, the first of several.
+
+    Args:
+        graph: the main graph of a rolled model.
+        name: of the loop, where it is known which one.
 
     Raises:
-        ExportError: there is none, or more than one.
+        ExportError: there is no loop.
     """
     loops = loops_of(graph)
-    if len(loops) == 1:
-        return loops[0]
     if not loops:
         raise ExportError(
             "the program has no loop whose step could be cut out",
             where="form='step'",
             fix="pass state={input: output} for a model that is one step itself, or choose form='rolled'",
         )
-    names = ", ".join(str(node.name) for node in loops)
-    raise ExportError(
-        f"the program has {len(loops)} outermost loops, not one: {names}",
-        where="form='step'",
-        fix="choose form='rolled' or 'functions', or export the loops as models of their own",
-    )
+    return max(loops, key=_work) if name is None else next(loop for loop in loops if loop.name == name)
+
+
+def _work(loop: ir.Node) -> int:
+    """Operators that a loop runs, with the trips that it was traced with."""
+    body = loop.attributes["body"].as_graph()
+    trips = _present(loop.inputs[0]).const_value
+    assert trips is not None  # a constant, or the default of an input
+    inner = loops_of(body)
+    return int(trips.numpy()) * (len(body) - len(inner) + sum(map(_work, inner)))
 
 
 def open_loop(graph: ir.Graph, loop: ir.Node, records: tuple[str, ...]) -> Opened:
@@ -145,9 +151,10 @@ def _take_records(
             source = _present(node.inputs[0])
         if source.producer() is not loop:
             raise ExportError(
-                f"the statistics {value.name!r} are not those of {made.name} alone",
+                f"the sites of several outermost loops are measured, and only {made.name} is run step by step: "
+                f"{value.name!r} could not be looked after",
                 where="form='step'",
-                fix="choose form='rolled'",
+                fix="choose form='rolled', or for frozen bases compile with measure=False",
             )
         made.records[str(value.name)] = results[loop.outputs.index(source)]
         graph.outputs.remove(value)

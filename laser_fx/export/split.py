@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from laser_fx.export.least_fidelity import least_fidelity
-from laser_fx.export.opened import Opened, made_name, open_loop, outermost_loop, reads
+from laser_fx.export.opened import Opened, made_name, open_loop, reads, stepped_loop
 from laser_fx.export.step_plan import ByStep, Kept, State
 from laser_fx.export.stitch import SIZES
 from laser_fx.export.writer import Writer
@@ -47,21 +47,27 @@ class Split:
 
 
 def split_at_loop(
-    graph: ir.Graph, records: tuple[str, ...], done: ir.Value | None = None, *, keep_records: bool = True
+    graph: ir.Graph,
+    loop: str,
+    records: tuple[str, ...],
+    done: ir.Value | None = None,
+    *,
+    keep_records: bool = True,
 ) -> Split:
-    """Cut a graph before and after its outermost loop. The graph is used up.
+    """Cut a graph before and after an outermost loop. The graph is used up.
 
     Args:
         graph: the main graph of a rolled model.
+        loop: name of the loop; others run as a whole, before it or after it.
         records: names of its outputs that are statistics.
         done: a value in the body of the loop that says which examples are done.
         keep_records: whether the step returns the statistics, and not only the least fidelity among them.
 
     Raises:
-        ExportError: there is not exactly one outermost loop.
+        ExportError: other loops have statistics too.
     """
     user = list(graph.inputs)
-    opened = open_loop(graph, outermost_loop(graph), records)
+    opened = open_loop(graph, stepped_loop(graph, loop), records)
     before = set(graph)
     least = least_fidelity(Writer(graph, graph, f"{opened.name}/"), opened.records.values())
     opened.nodes += [node for node in graph if node not in before]

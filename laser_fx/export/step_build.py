@@ -18,7 +18,7 @@ from laser_fx.export.early_exit import Halting, free_name, halting_value
 from laser_fx.export.exact_step import exact_graphs
 from laser_fx.export.held_functions import held_functions
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, Halt, package_version
-from laser_fx.export.opened import outermost_loop
+from laser_fx.export.opened import stepped_loop
 from laser_fx.export.solve import why_not_retire
 from laser_fx.export.source import Exportable
 from laser_fx.export.split import Split, split_at_loop, whole_as_step
@@ -64,16 +64,19 @@ def build_step(
         halt: what says which examples are done.
 
     Raises:
-        ExportError: the program has not exactly one outermost loop, something in a step branches, it is not known where
-            the examples of a batch are that halt by themselves, or bases are tracked over them or begin anew.
+        ExportError: the program has no loop, or sites of several outermost ones are measured; something in a step
+            branches; it is not known where the examples of a batch are that halt by themselves; or bases are tracked
+            over them or begin anew.
         OptionError: states or a halting output that the program has not.
     """
     _refuse_tracked(program, state, halt)
     model, metadata = build(program, "rolled", depth_inputs=depth_inputs and state is None, opset=opset)
     signature = tuple(_signature(value) for value in model.graph.inputs if value.name in metadata.inputs)
     if state is None:
-        trips = _trips(model, metadata)
-        split, metadata = _cut(model, metadata, halt)
+        loop = str(stepped_loop(model.graph).name)
+        metadata = _with_depth_of(loop, model.graph, metadata)
+        trips = next(int(entry["trips"]) for entry in metadata.loops if entry["name"] == loop)
+        split, metadata = _cut(model, loop, metadata, halt)
     else:
         _refuse_halting(halt)
         records = tuple(value for _, value in metadata.records)
@@ -88,28 +91,31 @@ def build_step(
         models[REFRESH], plan = _model(held.refresh, model, straight=False), plan.changed(bases=held.bases)
     _check_rows(plan, models, metadata)
     if plan.min_fidelity is not None and plan.bases is None and state is None:
-        models |= _exact_parts(program, plan, opset, halt)
+        models |= _exact_parts(program, plan, loop, opset, halt)
     for role in {STEP, EXACT} & models.keys():
         _check_branch_free(models[role])
     return BuiltStep(models, replace(metadata, form=STEP, step=plan))
 
 
-def _trips(model: ir.Model, metadata: FileMetadata) -> int:
-    loop = str(outermost_loop(model.graph).name)
-    return next(int(entry["trips"]) for entry in metadata.loops if entry["name"] == loop)
+def _with_depth_of(loop: str, graph: ir.Graph, metadata: FileMetadata) -> FileMetadata:
+    """Other loops run as they were traced, before this one or after it."""
+    for depth in metadata.depths:
+        if depth.loop != loop:
+            graph.inputs.remove(next(value for value in graph.inputs if value.name == depth.input))
+    return replace(metadata, depths=tuple(depth for depth in metadata.depths if depth.loop == loop))
 
 
-def _cut(model: ir.Model, metadata: FileMetadata, halt: Halting | None) -> tuple[Split, FileMetadata]:
+def _cut(model: ir.Model, loop: str, metadata: FileMetadata, halt: Halting | None) -> tuple[Split, FileMetadata]:
     records = tuple(value for _, value in metadata.records)
     if halt is None:
-        return split_at_loop(model.graph, records), metadata
+        return split_at_loop(model.graph, loop, records), metadata
     done, above, least = halting_value(model.graph, metadata, halt)
     taken = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
     default = float(np.float32(halt.above))
     told = Halt(halt.output, halt.per, str(above.name), default, free_name("steps_taken", taken), least)
     by_rows = halt.per == "example"  # statistics are of a batch, which then shrinks
     metadata = replace(metadata, halt=told, records=() if by_rows else metadata.records)
-    return split_at_loop(model.graph, records, done, keep_records=not by_rows), metadata
+    return split_at_loop(model.graph, loop, records, done, keep_records=not by_rows), metadata
 
 
 def _plan(split: Split, signature: tuple[Signature, ...], trips: int) -> StepPlan:
@@ -129,8 +135,10 @@ def _plan(split: Split, signature: tuple[Signature, ...], trips: int) -> StepPla
     )
 
 
-def _exact_parts(program: Exportable, plan: StepPlan, opset: int, halt: Halting | None) -> dict[str, ir.Model]:
-    made = exact_graphs(program, plan, opset, lambda model, metadata: _cut(model, metadata, halt)[0])
+def _exact_parts(
+    program: Exportable, plan: StepPlan, loop: str, opset: int, halt: Halting | None
+) -> dict[str, ir.Model]:
+    made = exact_graphs(program, plan, opset, lambda model, metadata: _cut(model, loop, metadata, halt)[0])
     return {} if made is None else {role: _model(graph, made[1]) for role, graph in made[0].items()}
 
 

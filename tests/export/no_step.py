@@ -7,7 +7,7 @@ from laser_fx.errors import ExportError
 __all__ = ["REASONS", "why_no_step"]
 
 REASONS = {
-    "outermost loops": "several outermost loops",
+    "sites of several outermost loops are measured": "sites of several outermost loops",
     "the program has no loop": "no loop",
 }
 """By words of the error: the reason in a few."""
@@ -16,8 +16,8 @@ REASONS = {
 def why_no_step(error: ExportError) -> str | None:
     """The reason, where it is one that is known.
 
-    >>> why_no_step(ExportError("the program has 2 outermost loops, not one: loop_0, loop_1"))
-    'several outermost loops'
+    >>> why_no_step(ExportError("the program has no loop whose step could be cut out"))
+    'no loop'
     >>> why_no_step(ExportError("the disk is full")) is None
     True
     """

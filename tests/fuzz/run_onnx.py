@@ -13,8 +13,9 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hypothesis
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 import laser_fx
 from laser_fx.errors import ExportError
 from laser_fx.export import OnnxModel
+from laser_fx.export.build import Form
 from laser_fx.export.compare import cost
 from laser_fx.export.schema import FORMS
 from laser_fx.export.tolerances import FLOAT32
@@ -138,11 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run_onnx", description=__doc__)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=get_args(Form))
     parser.add_argument("--json", type=Path, help="write a summary to this file")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     started, done = time.perf_counter(), itertools.count(1)
-    outcome = fuzz(ONNX_KIND, chosen.cases, chosen.seed, advance=lambda: print(next(done), end=" ", flush=True))
+    kind = replace(ONNX_KIND, check=partial(exported, forms=chosen.forms))
+    outcome = fuzz(kind, chosen.cases, chosen.seed, advance=lambda: print(next(done), end=" ", flush=True))
     seconds = time.perf_counter() - started
     for path in outcome.failures:
         print(f"\n  FAILED: PYTHONPATH=. python {path}")
@@ -151,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = {
             "command": shlex.join(["python", "-m", "tests.fuzz.run_onnx", *sys.argv[1:]]),
             "cases": outcome.cases,
-            "forms": list(FORMS),
+            "forms": list(chosen.forms),
             "seed": chosen.seed,
             "seconds": round(seconds, 1),
             **_by_kind(outcome.counts),
