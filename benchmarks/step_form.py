@@ -2,8 +2,8 @@
 
     python -m benchmarks.step_form --json benchmarks/results/step_form.json
 
-Times are CPU seconds of one process on one thread, arms in turns, medians of the rounds; ratios are medians of the ratios
-of the rounds, so that a shared machine does them little harm.
+Times are CPU seconds of one process on one thread, arms in turns, medians of the rounds; ratios are medians of those of
+the rounds, so that a shared machine does them little harm.
 """
 
 from __future__ import annotations
@@ -122,16 +122,16 @@ def _opened(compiled: laser_fx.CompiledModel, path: Path, **options: Any) -> Onn
 
 def sentences(found: Mapping[str, Any]) -> tuple[str, str]:
     """What the docs say of the figures."""
-    rows, halts = found["latency"]["rows"], found["halting"]
-    of_rolled = sorted(row["of_rolled"] for row in rows)
-    speed, gain = halts["puzzles_a_second"], halts["speed_of_leaving"]
+    halts, shares = found["halting"], sorted(row["of_rolled"] for row in found["latency"]["rows"])
+    rates = {name: f"{rate:.0f}" for name, rate in halts["puzzles_a_second"].items()}
+    gains = {name: f"{gain:.2f}" for name, gain in halts["speed_of_leaving"].items()}
     return (
-        f"{found['latency']['size']}: a step takes {of_rolled[0]:.2f} to {of_rolled[-1]:.2f} × of the rolled file's CPU "
-        "time at batch 1 and 8.",
+        f"{found['latency']['size']}, 4 and 16 steps, batch 1 and 8: {shares[0]:.2f} to {shares[-1]:.2f} × "
+        "the CPU time of the rolled file",
         f"{halts['puzzles']} sudokus of at most {halts['most_steps']} steps, {halts['steps_a_puzzle']:.1f} on average: "
-        f"{speed['rows leave']:.0f} a second where rows that are done leave, {speed['rows stay']:.0f} where they run on, "
-        f"{speed['rows stand still']:.0f} where they stand still in the rolled file: "
-        f"{gain['rows stay']:.2f} × and {gain['rows stand still']:.2f} × as fast.",
+        f"{rates['rows leave']} a second where rows that are done leave, {rates['rows stay']} where they run on with "
+        f"the others, {rates['rows stand still']} where they stand still in a rolled file "
+        f"({gains['rows stay']} × and {gains['rows stand still']} × as fast)",
     )
 
 

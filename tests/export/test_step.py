@@ -223,12 +223,6 @@ def test_warming_up_leaves_the_model_as_it_was(files: Files) -> None:
     assert model(*files("one_loop")[0].example_inputs)
 
 
-def test_what_has_no_single_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="2 outermost loops"):
-        to_onnx(MAKERS["two_loops"](), tmp_path / "m.onnx", form="step")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_fixed_depth_is_written(tmp_path: Path, files: Files) -> None:
     program, _, rolled = files("one_loop")
     to_onnx(program, tmp_path / "m.onnx", form="step", depth_inputs=False, verify=False)

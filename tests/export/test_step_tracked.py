@@ -22,8 +22,10 @@ from laser_fx.export.least_fidelity import least_fidelity
 from laser_fx.export.writer import Writer
 from tests.export.conftest import MAKERS
 from tests.export.files import operators
+from tests.export.registry_cache import parse_functions_once
 from tests.small import low_rank
 
+parse_functions_once()
 OBJECTIVES = ("activation", "output")
 DEPTH = 9
 
