@@ -167,8 +167,9 @@ class Stitcher:
             steps = values[position * loop.trip_count : (position + 1) * loop.trip_count]
             rows = [ir.node("Unsqueeze", [value, axis]) for value in steps]
             joined = ir.node("Concat", [row.outputs[0] for row in rows], {"axis": 0})
-            for number, row in enumerate(rows):
-                _named(row, f"{loop.name}.per_step_{position}.{number}")
+            for number, (row, value) in enumerate(zip(rows, steps, strict=True)):
+                made = _named(row, f"{loop.name}.per_step_{position}.{number}")
+                made.type, made.shape = value.type, None if value.shape is None else ir.Shape([1, *value.shape])
             stacked.append(_named(joined, f"{loop.name}.per_step_{position}"))
             stacked[-1].type, shape = steps[0].type, steps[0].shape
             stacked[-1].shape = None if shape is None else ir.Shape([len(steps), *shape])
