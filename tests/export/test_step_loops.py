@@ -55,6 +55,23 @@ def test_the_loop_that_runs_most_is_repeated(tmp_path: Path) -> None:
         assert made.number <= 5
 
 
+def test_values_by_step_that_are_made_on_both_sides_are_handed_on(tmp_path: Path) -> None:
+    def second(self: Any, x: Tensor) -> Tensor:
+        z = x
+        for _ in range(6):
+            z = step(self, z, x)
+        for row in (x.sin(), z.cos(), x.tanh()):
+            z = torch.tanh(self.b(z) * row)
+        return z
+
+    x = random(3, 8)
+    compiled = laser_fx.compile(model(second), (x,), options=laser_fx.Options.exact())
+    assert compiled.loops.trips() == ((0, 6), (0, 3))
+    run = OnnxModel(compiled.to_onnx(tmp_path / "m.onnx", form="step", verify=False).path)
+    with torch.no_grad():
+        torch.testing.assert_close(next(iter(run(x).values())), compiled(x))
+
+
 def narrow(schedule: tuple[Any, ...], basis: Basis, **options: Any) -> tuple[Any, Any, Tensor]:
     """A model, and one through bases of no meaning in ranks by this schedule."""
     exact, x = Contractive().eval(), low_rank(6, 32)
