@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _WIDTH = 120
+_WIDE = 104
 _EXACT = ("exact", "onnx")
 _SAME = 1e-3
 """What an exact arm may be off by: rounding of another order, in a recursion that amplifies it."""
@@ -95,21 +97,23 @@ def _memory(text: str) -> Memory | float:
 
 
 def _print(result: BenchResult) -> None:
-    screen, page = console(sys.stdout), Harmless(Group(*_page(result)))
+    screen = console(sys.stdout)
     if screen.is_terminal:
-        screen.print(page)
+        screen.print(Harmless(Group(*_page(result, wide=screen.width >= _WIDE))))
     else:
-        print(plain_text(page, _WIDTH, encoding_of(sys.stdout)))
+        print(plain_text(Harmless(Group(*_page(result, wide=True))), _WIDTH, encoding_of(sys.stdout)))
 
 
-def _page(result: BenchResult) -> Iterator[RenderableType]:
+def _page(result: BenchResult, *, wide: bool) -> Iterator[RenderableType]:
     yield Text.assemble((result.model, "bold"), (f"  {', '.join(result.inputs)}", "dim"))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    for title in ("median", "fastest – slowest", "of eager", "ready in", "kept for backward", "of eager", "off by"):
+    table.add_column("", no_wrap=True)
+    shown = [True, wide, True, wide, True, True, True]  # in _row's order
+    titles = ("median", "fastest – slowest", "of eager", "ready in", "kept for backward", "of eager", "off by")
+    for title in compress(titles, shown):
         table.add_column(title, justify="right", no_wrap=True)
     for arm in result.arms:
-        table.add_row(*_row(result, arm))
+        table.add_row(arm.name, *compress(_row(result, arm), shown))
     yield table
     for arm in result.arms:
         if arm.failed is not None:
@@ -126,7 +130,6 @@ def _page(result: BenchResult) -> Iterator[RenderableType]:
 def _row(result: BenchResult, arm: ArmResult) -> Iterator[RenderableType]:
     eager = result.arms[0].saved_bytes
     ratio = result.ratio(arm)
-    yield arm.name
     yield "–" if arm.median is None else fmt.seconds(arm.median)
     yield "–" if arm.spread is None else " – ".join(map(fmt.seconds, arm.spread))
     yield Text("–" if ratio is None else f"{ratio:.2f}×", style="" if ratio is None else _colour(ratio))

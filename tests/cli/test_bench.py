@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Group
 
 import laser_fx.bench
+import laser_fx.cli.bench
 from laser_fx.bench import ArmResult, BenchResult
 from laser_fx.options import Options
+from laser_fx.reporting.terminal import plain_text
 from tests.cli.calls import call
+
+bench_module = sys.modules["laser_fx.cli.bench"]  # laser_fx.cli.bench is its command as well
 
 
 def result(error: float = 0.0) -> BenchResult:
@@ -39,6 +45,13 @@ def test_a_table_has_median_spread_and_ratio(measured: list[Any]) -> None:
     assert "torch.compile was not run: RuntimeError: [red]no[/red] compiler" in lines
     assert measured[0] == {"options": Options(), "rounds": 5, "arms": (), "training": True}
     assert "\x1b" not in done.stdout
+
+
+def test_a_narrow_terminal_loses_columns_and_no_names() -> None:
+    text = plain_text(Group(*bench_module._page(result(), wide=False)), 72)
+    assert "torch.compile" in text.splitlines()[4]
+    assert "ready in" not in text
+    assert max(map(len, text.splitlines())) <= 72
 
 
 def test_options_are_handed_on(measured: list[Any]) -> None:
