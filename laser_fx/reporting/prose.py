@@ -111,7 +111,10 @@ def _carries(report: Report) -> Iterator[str]:
         return
     settled = [series for series in report.trajectories if series.converged_at is not None]
     carries = _counted(len(report.trajectories), "carried value")
-    some = "all" if len(settled) == len(report.trajectories) > 1 else len(settled) or "none"
+    if not settled:
+        yield f"Of {carries} none settled: the last step still changes each by 1 % or more."
+        return
+    some = "all" if len(settled) == len(report.trajectories) > 1 else len(settled)
     yield f"Of {carries} {some} settled: from some step on, a step changes it by less than 1 %."
 
 

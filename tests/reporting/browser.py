@@ -78,7 +78,8 @@ class Opened:
 def opened(browser: Browser, path: Path, width: int = 1280, height: int = 900, **context: Any) -> Iterator[Opened]:
     """The file in a fresh profile. At the end it must have asked for itself alone, and complained of nothing."""
     with browser.new_context(viewport={"width": width, "height": height}, **context) as profile:
-        profile.set_default_timeout(5_000)
+        profile.set_default_timeout(15_000)  # of a machine that does other things, too
+        profile.set_default_navigation_timeout(30_000)
         opened = Opened(profile.new_page())
         opened.page.on("request", lambda request: opened.requests.append(request.url))
         opened.page.on("console", lambda message: opened.complaints.append(f"{message.type}: {message.text}"))

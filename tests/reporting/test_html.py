@@ -24,7 +24,7 @@ from laser_fx.reporting.html import render
 from laser_fx.reporting.vendored import SCRIPTS, style
 from tests.reporting.conftest import full_report
 
-VOID = {"meta", "rect", "path", "line", "link", "br", "input"}
+VOID = {"meta", "rect", "path", "line", "link", "br", "wbr", "input"}
 
 
 class Page(HTMLParser):

@@ -19,6 +19,9 @@ const CONFIG = {
   text: { color: "var(--dim)" },
 };
 
+/** Where a logarithmic axis is labelled: lines between powers of ten say little and cover much. */
+const POWERS = Array.from({ length: 16 }, (_, i) => 10 ** (3 - i));
+
 const COLOURS = Array.from({ length: 8 }, (_, i) => `var(--c${i})`);
 
 /**

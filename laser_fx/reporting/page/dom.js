@@ -35,6 +35,12 @@ const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count =
 /** @param {string} text @param {number} most characters; of a long one the end is kept, which tells siblings apart */
 const tail = (text, most) => (text.length <= most ? text : `…${text.slice(1 - most)}`);
 
+/** The same, with what is before its first dot, which often numbers it, kept as well. */
+function ends(text, most) {
+  const first = text.slice(0, text.indexOf(".") + 1);
+  return text.length > most && first && first.length < most / 3 ? first + tail(text.slice(first.length), most - first.length) : tail(text, most);
+}
+
 /** @param {number} bytes @returns {[number, string]} the power of 1024 and its name, for numbers up to so many */
 function byteUnit(bytes) {
   const names = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -1,7 +1,7 @@
 // How the carried state moves, and whether the loops contract.
 
 const MOVES = {
-  change: { title: "change of a step, of the norm", scale: { type: "log" } },
+  change: { title: "change of a step, of the norm", scale: { type: "log", nice: false } },
   cosine: { title: "cosine to the exact model's state", scale: { zero: false } },
   error: { title: "distance to the exact model's state, of its norm", scale: { type: "symlog", constant: 1e-6 } },
 };
@@ -22,7 +22,7 @@ function carriesSpec(width) {
   byId("plot-carries").nextElementSibling.textContent = rows.length ? "" : "Nothing approximates here: the state is the exact model's, step by step.";
   if (!rows.length) return null;
   const extra = log ? ruleAt(0.01, "settled below") : [];
-  return lines(rows, { width, x: "step of the loop", y: { title, scale, axis: { tickCount: 5, format: log ? "~g" : "~r" } }, order, legend: null, extra });
+  return lines(rows, { width, x: "step of the loop", y: { title, scale, axis: log ? { values: POWERS, format: "~g" } : { tickCount: 5, format: "~r" } }, order, legend: null, extra });
 }
 
 function dynamicsSpec(width) {

@@ -54,8 +54,10 @@ function commonPrefix(names) {
 function heatRows(width) {
   const ran = page.sites.map((site, number) => ({ site, number })).filter(({ site }) => site.steps);
   const cut = commonPrefix(ran.map(({ site }) => site.name)).length;
-  const most = Math.max(10, Math.floor((0.36 * width) / 7));
-  const labels = ran.map(({ site, number }) => [String(number), tail(site.name.slice(cut), most)]);
+  const most = Math.max(10, Math.floor((0.3 * width) / 7));
+  const loops = new Set(ran.map(({ site }) => site.loop));
+  const where = (site) => (loops.size < 2 ? "" : width < 760 ? ` ·${site.loop.replace("loop_", "")}` : ` in ${site.loop}`);
+  const labels = ran.map(({ site, number }) => [String(number), ends(site.name.slice(cut), most) + where(site)]);
   return { ran, labels: Object.fromEntries(labels) };
 }
 
@@ -98,7 +100,7 @@ function heatSpec(width) {
 function cellTip(site, cell) {
   const steps = cell.first === cell.last ? `step ${cell.first}` : `steps ${cell.first} – ${cell.last}`;
   const fidelity = cell.lost === null ? "NaN" : (1 - 1e-6 * cell.lost).toFixed(6);
-  return `${site.name}, ${steps}\nfidelity ${fidelity}, rank ${cell.rank}, ${DID[cell.did]}`;
+  return `${site.name} in ${site.loop}\n${steps}: fidelity ${fidelity}, rank ${cell.rank}, ${DID[cell.did]}`;
 }
 
 /** The chosen site step by step: what is lost, and the columns in use. */
@@ -110,7 +112,7 @@ function stepsSpec(width) {
   const x = { field: "x", type: "quantitative", title: null, axis: { grid: false, tickMinStep: 1, format: "d" }, scale: { nice: false } };
   const did = { field: "did", type: "nominal", title: "basis", scale: { domain: DID, range: HEAT.basis.colours }, legend: { orient: "top", symbolType: "circle" } };
   const inner = { width: Math.max(180, width - 84), height: 150 };
-  const lost = { field: "lost", type: "quantitative", scale: { type: "log" }, title: "1 − fidelity", axis: { tickCount: 4, format: ".0e" } };
+  const lost = { field: "lost", type: "quantitative", scale: { type: "log" }, title: "1 − fidelity", axis: { values: POWERS, format: "~e" } };
   return {
     data: { values: rows }, spacing: 16, resolve: { scale: { x: "shared" } },
     vconcat: [

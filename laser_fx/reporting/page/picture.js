@@ -1,6 +1,6 @@
 // The rolled graph as an interactive picture: laid out by dagre, drawn as SVG, walked with the arrow keys.
 
-const PICTURE_MOST = 40; // things that are seen at first
+const PICTURE_MOST = 32; // things that are seen at first
 const TITLE = 18; // pixels of the title of an open box
 const PICTURE_ALL = 200; // and when all is opened: a layout of more takes seconds
 
@@ -13,7 +13,7 @@ function startPicture() {
   for (const button of all("[data-picture]")) button.addEventListener("click", () => PICTURE_TOOLS[button.dataset.picture]());
   byId("picture").addEventListener("click", (event) => act(event.target.closest("[data-thing]")));
   byId("picture").addEventListener("keydown", pictureKey);
-  onChoice((site, from) => from === "picture" || revealSite(site, from !== "start"));
+  onChoice((site, from) => ["picture", "start"].includes(from) || revealSite(site));
   drawPicture();
   fit();
 }
@@ -85,8 +85,8 @@ function focusThing(id) {
   }
 }
 
-/** Opens what is around a site's node, and may bring it into the picture's view, without moving the page. */
-function revealSite(site, scroll) {
+/** Opens what is around a site's node, and brings it into the picture's view without moving the page. */
+function revealSite(site) {
   const node = picture.graph.nodes.find((each) => each.site === site);
   if (!node) return;
   let opened = false;
@@ -95,13 +95,13 @@ function revealSite(site, scroll) {
     box.open = true;
   }
   if (opened) drawPicture();
-  if (!scroll) return;
   const place = byId("picture");
   const drawn = place.querySelector(`[data-thing="${node.id}"]`);
   const [from, to] = [place.getBoundingClientRect(), drawn.getBoundingClientRect()];
   place.scrollTo({ top: place.scrollTop + to.top - from.top - place.clientHeight / 2, left: place.scrollLeft + to.left - from.left - place.clientWidth / 2 });
 }
 
+/** About as wide as the text is drawn. */
 const textWidth = (text, size = 12) => 0.6 * size * text.length;
 
 /** What is written in a thing: one line in an operator, two in a closed box. */
@@ -162,11 +162,12 @@ function drawPicture() {
   picture.size = [width, height];
   const arrow = draw("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" }, draw("path", { d: "M0 0 8 4 0 8z" }));
   const drawing = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "rolled graph", "aria-describedby": "picture-help" }, draw("defs", {}, arrow));
-  for (const box of seen.open) drawing.append(openBox(box, graph.node(box.id)));
+  for (const box of seen.open) drawing.append(frame(box, graph.node(box.id)));
   const edges = draw("g", { class: "edges", "aria-hidden": "true" });
   for (const { from, to } of seen.edges) edges.append(draw("path", { d: smooth(graph.edge(from.id, to.id).points), "marker-end": "url(#arrow)" }));
   seen.carries.forEach((carry, i) => edges.append(carryPath(carry, graph, i)));
   drawing.append(edges);
+  for (const box of seen.open) drawing.append(title(box, graph.node(box.id)));
   for (const thing of seen.things) drawing.append(thing.boxes ? closedBox(thing, graph.node(thing.id)) : operator(thing, graph.node(thing.id)));
   const place = byId("picture");
   place.replaceChildren(drawing);
@@ -201,12 +202,17 @@ const titled = (element, text) => {
   return element;
 };
 
-function openBox(box, { x, y, width, height }) {
+/** An open box: its frame lies under the edges, its title over them. */
+function frame(box, { x, y, width, height }) {
+  return draw("g", { class: `box ${box.kind}` }, draw("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: 6 }));
+}
+
+function title(box, { x, y, width, height }) {
   const [left, top] = [x - width / 2, y - height / 2];
-  const title = tail(box.title, Math.max(8, Math.floor(width / 7.8) - 3));
-  const head = draw("g", { class: "head", role: "button", tabindex: -1, "data-thing": box.id, "aria-expanded": "true", "aria-label": `${box.kind} ${box.title}` });
-  head.append(draw("rect", { x: left, y: top, width, height: 20, rx: 6 }), draw("text", { x: left + 8, y: top + 14.5 }, `▾ ${title}`));
-  return draw("g", { class: `box ${box.kind}` }, draw("rect", { x: left, y: top, width, height, rx: 6 }), titled(head, `${box.title}: close`));
+  const words = tail(box.title, Math.max(8, Math.floor(width / 7.8) - 3));
+  const head = draw("g", { class: `head ${box.kind}`, role: "button", tabindex: -1, "data-thing": box.id, "aria-expanded": "true", "aria-label": `${box.kind} ${box.title}` });
+  head.append(draw("rect", { x: left, y: top, width, height: 20, rx: 6 }), draw("text", { x: left + 8, y: top + 14.5 }, `▾ ${words}`));
+  return titled(head, `${box.title}: close`);
 }
 
 function closedBox(box, { x, y, width, height }) {

@@ -21,7 +21,7 @@ function valuesSpec(width, series) {
   const control = series.find((one) => one.of === 1);
   if (control) rows.push(...singular(control, control.steps.length - 1, "untrained"));
   const colours = [...order.map((_, i) => shade(i, order.length)), "var(--c1)"];
-  const y = { scale: { type: "log" }, title: "singular value, of ‖X‖", axis: { tickCount: 5, format: "~g" } };
+  const y = { scale: { type: "log", nice: false }, title: "singular value, of ‖X‖", axis: { values: POWERS, format: "~g" } };
   const spec = lines(rows, { width, x: "number of the direction", y, order: control ? [...order, "untrained"] : order, legend: null });
   for (const layer of spec.layer) if (layer.encoding.color) layer.encoding.color.scale.range = colours;
   return spec;

@@ -35,6 +35,7 @@ function drawInIdleTime() {
   const left = [...charts.values()].find((chart) => !chart.drawn && byId(`plot-${chart.name}`).clientWidth);
   if (!left) {
     document.documentElement.dataset.complete = "true";
+    performance.mark("data-complete");
     return;
   }
   idle(() => {

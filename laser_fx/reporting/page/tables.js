@@ -78,7 +78,7 @@ function startSites(table) {
   loops.addEventListener("change", find);
   for (const row of table.tBodies[0].rows) {
     const name = row.cells[0].querySelector("span");
-    const button = make("button", { type: "button", class: "pick", "aria-pressed": "false" }, name.textContent);
+    const button = make("button", { type: "button", class: "pick", "aria-pressed": "false" }, ...name.childNodes);
     button.addEventListener("click", () => choose(Number(row.dataset.site), "table"));
     name.replaceWith(button);
   }
