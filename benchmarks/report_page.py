@@ -4,8 +4,7 @@
 
 The report is made up, as large as real ones get: 100 sites of 500 steps, with spectra, a trajectory and a picture of
 2,000 operators. Each opening is a fresh profile of headless Chromium; the time is the browser's own, from navigation to
-the mark that the page sets when all of it can be used. Of a machine with other work the least of the rounds counts, and
-``ready_processor``, the seconds that the page's own process computed until then, waiting left out.
+the mark that the page sets when all of it can be used.
 """
 
 from __future__ import annotations
@@ -57,25 +56,15 @@ def measured(times: int) -> dict[str, Any]:
             "ready_least": min(each["ready"] for each in seconds),
             "ready_median": median(each["ready"] for each in seconds),
             "all_charts": [each["complete"] for each in seconds],
-            "ready_processor": min(each["processor"] for each in seconds),
         }
 
 
 def _seconds(browser: Any, file: Path) -> dict[str, float]:
-    """From navigation to each mark; and what the page's process has computed by the time that it is ready."""
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as profile:
-        page = profile.new_page()
-        session = profile.new_cdp_session(page)
-        session.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
-        session.send("Performance.enable")
-        page.goto(file.as_uri(), wait_until="commit")
-        page.wait_for_selector("html[data-ready]", timeout=30_000)
-        metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    """From navigation to each mark."""
     with opened(browser, file) as it:
         marks = it.page.evaluate("performance.getEntriesByType('mark').map(mark => [mark.name, mark.startTime])")
         times = dict(marks)
-        seconds = {name: round(times[f"data-{name}"] / 1000, 3) for name in ("ready", "complete")}
-        return {**seconds, "processor": round(metrics["TaskDuration"], 3)}
+        return {name: round(times[f"data-{name}"] / 1000, 3) for name in ("ready", "complete")}
 
 
 if __name__ == "__main__":

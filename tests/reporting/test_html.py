@@ -182,6 +182,14 @@ def test_libraries_carry_their_licences_into_the_page(source: str) -> None:
     assert "sourceMappingURL" not in source
 
 
+def test_a_large_page_was_measured_to_open_in_two_seconds() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "report_page.json"
+    measured = json.loads(path.read_text("utf-8"))
+    assert (measured["sites"], measured["steps"]) == (100, 500)
+    assert measured["bytes"] <= 3_000_000
+    assert measured["ready_median"] < 2
+
+
 def test_every_script_of_the_page_is_in_it() -> None:
     folder = Path(laser_fx.reporting.__file__).parent / "page"
     assert {path.stem for path in folder.glob("*.js")} == set(SCRIPTS)
