@@ -98,11 +98,12 @@ def inspect(
         example_inputs: positional arguments; spectra, FLOPs and bytes are measured on them.
         example_kwargs: keyword arguments to go with them.
         options: only ``fidelity`` and ``min_trip`` matter: what the ranks are measured for, and what counts as a loop.
-        measure: what to measure besides sites and totals, ``"all"`` or names. The default takes a forward call or two:
-            ``"picture"``, the rolled graph to be drawn, and ``"trajectories"`` of all carries. ``"spectra"``, of the
-            activation of every step, takes up to a minute or so; ``"dynamics"``, leading eigenvalues of each loop
-            body's Jacobian, some hundred forward calls for each loop; ``"memory"``, what a training step holds, by
-            class of operator and plan, compiles three training graphs; ``"onnx"``, sizes of files, exports four times.
+        measure: what to measure besides sites and totals, ``"all"`` or names. The default adds about a tenth to
+            what inspecting takes: ``"picture"``, the rolled graph to be drawn, and ``"trajectories"`` of all carries.
+            ``"spectra"``, of the activation of every step, takes up to a minute or so; ``"dynamics"``, leading
+            eigenvalues of each loop body's Jacobian, some hundred forward calls for each step that is measured;
+            ``"memory"``, what a training step holds, by class of operator and plan, compiles three training graphs;
+            ``"onnx"``, sizes of files, exports four times.
         control: also inspect a copy with weights drawn anew, by each module's ``reset_parameters``: what of all this
             is the structure's and not learned. Its ``"picture"``, ``"memory"`` and ``"onnx"`` are the model's own.
 

@@ -8,7 +8,9 @@ import torch
 import laser_fx
 from laser_fx.compiler import CompiledModel
 from laser_fx.errors import ExportError
+from laser_fx.export import OnnxFile
 from laser_fx.options import Options
+from laser_fx.program import Program
 from laser_fx.reporting.instruments import onnx_sizes
 from laser_fx.reporting.instruments.onnx_sizes import measure_onnx
 from tests.small import Contractive
@@ -36,11 +38,18 @@ def test_refusals_are_text(contractive: CompiledModel, monkeypatch: pytest.Monke
 
 
 def test_a_training_program_is_measured_by_its_inference_and_stays_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_sizes, "_FORMS", ("rolled",))
+    written: list[Program] = []
+
+    def writing(program: Program, path: Path, **_: object) -> OnnxFile:
+        written.append(program)
+        return OnnxFile(path, 7, 3, "rolled", None)
+
+    monkeypatch.setattr("laser_fx.compiled.to_onnx", writing)
     compiled = laser_fx.compile(Contractive().train(), (torch.randn(5, 32),), options=Options.exact())
     latest = compiled.program
     assert latest.mode.grad_enabled
     report = compiled.report(training=False, measure=("onnx",))
-    assert report.onnx[0].bytes
+    assert [(size.bytes, size.nodes) for size in report.onnx] == [(7, 3)] * 4
+    assert not any(program.mode.grad_enabled or program.mode.training for program in written)
     assert compiled.program is latest
     assert compiled.training
