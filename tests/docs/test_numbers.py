@@ -41,3 +41,15 @@ def test_what_detection_costs_is_what_the_benchmark_measured() -> None:
     assert said in prose("detection.md")
     assert clean[0]["nodes"] // 1000 == 1
     assert clean[-1]["nodes"] // 1000 == 200
+
+
+def test_programs_as_files_are_those_that_were_written() -> None:
+    whole, steps = record("fuzz_onnx.json"), record("fuzz_onnx_step.json")
+    assert whole["failures"] == steps["failures"] == []
+    assert set(steps["refused"]) <= {"step, no loop"}
+    named = "`, `".join(whole["forms"][:2])
+    said = f"wrote {whole['cases']} random programs as `{named}` and `{whole['forms'][2]}` files, and "
+    with_loop = steps["cases"] - sum(steps["refused"].values())
+    said += f"{with_loop} of {steps['cases']} as `step` files, all that have a loop; each answers as eager"
+    readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
+    assert said in " ".join(readme.split())
