@@ -126,7 +126,8 @@ def _dtype_in_float32(argument: Any) -> Any:
 
 def _make_float32(tensor: TensorProto, folder: Path) -> None:
     if tensor.data_type in _NAMES and tensor.data_type != TensorProto.FLOAT:
-        array = numpy_helper.to_array(tensor, base_dir=str(folder)).astype(np.float32)
+        with np.errstate(over="ignore"):  # the least float64, with which masks are filled, is infinite in float32
+            array = numpy_helper.to_array(tensor, base_dir=str(folder)).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
