@@ -35,6 +35,7 @@ from laser_fx.unseen import refuse_unseen_gradients, unassigned
 __all__ = ["GRAD_ENABLED", "Captured", "capture", "check_finite", "is_mutating"]
 
 _MODEL = "model"
+_NO_TENSOR = "pass at least one tensor: torch.from_numpy(array) makes one of an array"
 LITERAL = "lifted_tensor"
 """Part of the placeholder's name of a ``torch.tensor(…)`` in the model's code."""
 _HERE = f"{Path(__file__).parent}/"
@@ -192,7 +193,7 @@ def capture(
         InputError: the model itself fails on the inputs.
     """
     if not call.tensors:
-        raise InputError("the call has no tensor input", where="example_inputs", fix="pass at least one tensor")
+        raise InputError(f"the call has no tensor input{_given(call)}", where="example_inputs", fix=_NO_TENSOR)
     example = _double_single_batch(call) if dynamic else call
     flat = _Flat(model, example)
     try:
@@ -426,6 +427,12 @@ def _is_inner(file: str) -> bool:
 
 def _is_mutating(graph_module: fx.GraphModule) -> bool:
     return any(map(is_mutating, graph_module.graph.nodes))
+
+
+def _given(call: Call) -> str:
+    """The types of what came instead."""
+    kinds = dict.fromkeys(type(value).__name__ for _, value in call.constants)
+    return f", but {', '.join(kinds)}" if kinds else ""
 
 
 def _double_single_batch(call: Call) -> Call:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect as _python
 import logging
 import sys
@@ -25,6 +24,7 @@ from laser_fx.events import tell
 from laser_fx.export import OnnxFile, StatePairs, to_onnx
 from laser_fx.fingerprint import Fingerprint, fingerprint
 from laser_fx.loops import LoopNest, Site, Step
+from laser_fx.memory.copies import copied
 from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import bases_of, segments_of, tracked_in
@@ -303,7 +303,7 @@ def _check_basis(options: Options, calibration: Calibration | None) -> None:
 
 def compiled_copy(model: nn.Module, options: Options) -> CompiledModel:
     """A compiled copy of the model, to measure without touching the original."""
-    return CompiledModel(copy.deepcopy(model), options)
+    return CompiledModel(copied(model), options)
 
 
 def unchecked(program: Callable[[], Program]) -> Callable[[Path, str], OnnxFile]:

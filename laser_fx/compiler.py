@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from laser_fx.calibration import Calibration, Objective, RankShare
@@ -144,7 +145,8 @@ def _inspected(
     options: Options,
     measures: Sequence[Measure],
 ) -> Report:
-    with evaluating(model):
+    # Counting and exporting run the model, which may draw.
+    with evaluating(model), torch.random.fork_rng(_cuda_devices(model)):
         compiled = compile(model, inputs, kwargs, options=options)
         return describe_program(
             compiled.program, {}, compiled_copy, measures, export=unchecked(lambda: compiled.program)
@@ -223,6 +225,11 @@ def calibrate(
 def _check_model(model: object, where: str) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}", where=where, fix="pass a torch.nn.Module")
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    """Those whose state of random numbers a call may change."""
+    return sorted({p.device.index or 0 for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"})
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:

@@ -311,10 +311,14 @@ def sketch(features: int, rank: int, seed: int | str) -> Tensor:
 def spectrum(x: Tensor) -> Tensor:
     """Singular values of X, descending: (D,) float32, zero-padded, from the eigenvalues of the float64 Gram matrix.
 
+    All are NaN where X, or the Gram matrix, has NaN or an infinity.
+
     >>> spectrum(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     tensor([4., 3.])
     """
     flat = x.reshape(-1, x.shape[-1]).to(torch.float64)
     gram = flat @ flat.mT if flat.shape[0] < flat.shape[1] else flat.mT @ flat
+    if not bool(gram.isfinite().all()):  # LAPACK would not converge
+        return torch.full((flat.shape[1],), torch.nan, device=x.device)
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
     return torch.nn.functional.pad(values, (0, flat.shape[1] - values.shape[0])).to(torch.float32)

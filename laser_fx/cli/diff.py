@@ -57,7 +57,7 @@ def _print(found: list[Difference], *, as_json: bool) -> None:
     elif found:
         print_differences(found, sys.stdout)
         sys.stdout.flush()
-        note(f"{len(found)} differences")
+        note(f"{len(found)} difference" + ("" if len(found) == 1 else "s"))
     else:
         note("the reports are equal")
 
@@ -79,7 +79,7 @@ def _known(sections: list[str]) -> list[str]:
 def _read(path: Path) -> Report:
     where = "standard input" if str(path) == "-" else str(path)
     try:
-        data: Any = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+        data: Any = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"the report cannot be read: {error.strerror}", where=where, fix=_FIX) from error
     except (ValueError, RecursionError) as error:  # of JSON, and of UTF-8

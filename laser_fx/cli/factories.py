@@ -134,9 +134,12 @@ def _attribute(owner: Any, attribute: str, name: str) -> Any:
     except AttributeError as error:
         near = difflib.get_close_matches(attribute, [known for known in dir(owner) if not known.startswith("_")])
         fix = f"did you mean {' or '.join(near)}?" if near else "name a function of that module"
-        kind = "" if inspect.ismodule(owner) else "the class "
+        kind = "" if inspect.ismodule(owner) else "the class " if inspect.isclass(owner) else f"the {_kind(owner)} "
         what = f"{kind}{getattr(owner, '__name__', owner)} has no function {attribute}"
         raise InputError(what, where=name, fix=fix) from error
+    except Exception as error:  # a module may import its parts when they are asked for
+        what = f"taking {attribute} of it failed: {blamed(error).sentence}"
+        raise InputError(what, where=blamed(error).line or name, fix="mend it, or install what it imports") from error
 
 
 def _called(factory: Callable[..., object], name: str, batch: int | None, seed: int, batch_is_used: bool) -> object:

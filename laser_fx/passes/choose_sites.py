@@ -67,6 +67,8 @@ def tracked_rank(energies: Tensor, fidelity: float) -> int:
         energies: (steps, width), squared singular values.
         fidelity: what the basis is to keep at every step.
     """
+    if not bool(energies.isfinite().all()):  # nothing is known of what it needs
+        return energies.shape[1]
     needed = max(int(subspace.needed_rank(step, step.sum(), fidelity)) for step in energies)
     return min(energies.shape[1], needed + max(4, math.ceil(needed / 8)))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from laser_fx import subspace
 from laser_fx.call import Call
-from laser_fx.errors import CaptureError
+from laser_fx.errors import CaptureError, InputError
 from laser_fx.loops import Site, Step
+from laser_fx.memory.copies import copied
 from laser_fx.memory.measure import flops, saved_bytes
 from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
@@ -61,6 +61,7 @@ def describe_program(
     # The pieces of a loop that a schedule split have sites of their own.
     shown = program.sites if program.unsplit else [ranked.get(p.site.key, p.site) for p in placed]
     sites = tuple(_site_report(s, steps.get(s.key, ()), spectra, program.options, total) for s in shown)
+    wild = [site.key for site in shown if site.key in spectra and not bool(spectra[site.key].isfinite().all())]
     sites = tuple(replace(s, left_exact=program.left_exact.get(s.site.key)) for s in sites)
     report = Report(
         model=type(program.model).__name__,
@@ -71,11 +72,17 @@ def describe_program(
         flops=_flops(program, [p.site for p in placed], total),
         saved_bytes=saved,
         graph=GraphSize(count_nodes(program.captured), count_nodes(program.rolled)),
-        warnings=(*_warnings(program, sites), *([not_trained] if not_trained else [])),
+        warnings=(*_warnings(program, sites), *_not_finite(wild), *([not_trained] if not_trained else [])),
         near_misses=near_misses_of(program),
         plan=plan_of(segments, program.gradient_error) if segments else None,
     )
     return filled(report, program, placed, measures, Doors(compile_copy, export))
+
+
+def _not_finite(sites: Sequence[str]) -> Iterator[str]:
+    if sites:
+        more = f" and {len(sites) - 1:,} more" if len(sites) > 1 else ""
+        yield f"on the example inputs activations have NaN or infinities, and no rank is said: {sites[0]}{more}"
 
 
 def _site_report(
@@ -85,7 +92,7 @@ def _site_report(
     options: Options,
     total_flops: int,
 ) -> SiteReport:
-    if site.key not in spectra:
+    if site.key not in spectra or not bool(spectra[site.key].isfinite().all()):
         return SiteReport(site, steps, flops_share=_share(_linear_flops(site), total_flops))
     energies = spectra[site.key].double().square()
     shown = site.rank or _needed(energies, options.fidelity)
@@ -132,7 +139,10 @@ def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, 
 
     A model that cannot be compiled with gradients has eager's alone, and a sentence that says why.
     """
-    model = copy.deepcopy(program.model).train()
+    try:
+        model = copied(program.model).train()
+    except InputError as error:
+        return None, {}, f"what training saves is not measured: {error.what}"
     call = program.capture.call
     if not any(p.requires_grad for p in model.parameters()):
         return None, {}, None

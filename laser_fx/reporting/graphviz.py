@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,27 +89,35 @@ def _lines(report: Report) -> Iterator[str]:
     yield '  graph [fontname="sans-serif", fontsize=11, labeljust=l, color=gray50, style=rounded];'
     yield '  node [shape=box, style=filled, fontname="sans-serif", fontsize=10, color=gray40];'
     yield '  edge [fontname="sans-serif", fontsize=9, color=gray40];'
+    by_loop = _by_loop(report)
     for loop in report.loops.loops:
-        yield from _cluster(report, loop, 1)
-    yield from _edges(report)
+        yield from _cluster(report, loop, 1, by_loop)
+    yield from _edges(report, by_loop)
     yield "}"
 
 
-def _cluster(report: Report, loop: Loop, depth: int) -> Iterator[str]:
+def _by_loop(report: Report) -> Mapping[str, Sequence[SiteReport]]:
+    found: defaultdict[str, list[SiteReport]] = defaultdict(list)
+    for site in report.sites:
+        found[site.site.loop].append(site)
+    return found
+
+
+def _cluster(report: Report, loop: Loop, depth: int, by_loop: Mapping[str, Sequence[SiteReport]]) -> Iterator[str]:
     pad = "  " * depth
     title = f"{loop.name} × {loop.trip_count}" + (f"  {loop.source}" if loop.source else "")
     yield f"{pad}subgraph {_quoted(f'cluster_{loop.name}')} {{"
     yield f"{pad}  label={_quoted(title)};"
     carry = ", ".join(("shape=ellipse", 'style="filled,dashed"', "fillcolor=white"))
     yield f"{pad}  {_quoted(loop.name)} [label={_quoted('carry', *loop.carry)}, {carry}];"
-    sites = [site for site in report.sites if site.site.loop == loop.name]
+    sites = by_loop.get(loop.name, ())
     for site in sites[:MOST_SITES]:
         yield f"{pad}  {_quoted(site.site.key)} [label={_quoted(*_told(site))}, fillcolor={_fill(report, site)}];"
     if len(sites) > MOST_SITES:
         more = f"and {fmt.whole(len(sites) - MOST_SITES)} more sites"
         yield f"{pad}  {_quoted(f'{loop.name}: more')} [label={_quoted(more)}, shape=plaintext, style=solid];"
     for child in loop.children:
-        yield from _cluster(report, child, depth + 1)
+        yield from _cluster(report, child, depth + 1, by_loop)
     yield f"{pad}}}"
 
 
@@ -132,8 +141,8 @@ def _fill(report: Report, site: SiteReport) -> str:
     return _quoted(FILLS[level(lowest, levels(report.options.fidelity))])
 
 
-def _edges(report: Report) -> Iterator[str]:
-    drawn = set(_drawn(report))
+def _edges(report: Report, by_loop: Mapping[str, Sequence[SiteReport]]) -> Iterator[str]:
+    drawn = set(_drawn(report, by_loop))
     known = flows(report.picture) if report.picture is not None else ()
     for source, target, goes_back in known or _as_listed(report):
         if source in drawn and target in drawn:
@@ -141,10 +150,10 @@ def _edges(report: Report) -> Iterator[str]:
             yield f"  {_quoted(source)} -> {_quoted(target)}{style};"
 
 
-def _drawn(report: Report) -> Iterator[str]:
+def _drawn(report: Report, by_loop: Mapping[str, Sequence[SiteReport]]) -> Iterator[str]:
     for loop in report.loops.walk():
         yield loop.name
-        yield from [site.site.key for site in report.sites if site.site.loop == loop.name][:MOST_SITES]
+        yield from [site.site.key for site in by_loop.get(loop.name, ())[:MOST_SITES]]
 
 
 def _as_listed(report: Report) -> Iterator[tuple[str, str, bool]]:

@@ -63,8 +63,9 @@ class TrajectoryStep:
 
     Args:
         step: in the order of execution, from 0; of very many steps evenly spaced ones are there.
-        change: ``‖z' − z‖ / ‖z‖``, z being the carry before the step; None where z was zero.
-        cosine: of the angle to the exact model's carry after the same step; None where nothing approximates.
+        change: ``‖z' − z‖ / ‖z‖``, z being the carry before the step; None where z was zero or that is not finite.
+        cosine: of the angle to the exact model's carry after the same step; None where nothing approximates, or it
+            is not finite.
         error: ``‖z − z_exact‖ / ‖z_exact‖`` after the same step; None where nothing approximates.
     """
 

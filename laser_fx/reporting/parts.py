@@ -20,7 +20,8 @@ class SiteReport:
     Args:
         site: where it is, its shape, and the rank k that is kept.
         steps: what each step measured and did, in the order of execution; empty where nothing was measured.
-        rank_at: the least rank that holds each share of `ENERGIES`, from the spectrum of X; empty where none was made.
+        rank_at: the least rank that holds each share of `ENERGIES`, from the spectrum of X; empty where none was made,
+            or X is not finite.
         energy: share of ``‖X‖²`` that the best k directions hold.
         flops_share: share of the model's FLOPs, in [0, 1].
         saved_share: share of the bytes that the model saves for backward, in [0, 1].

@@ -86,12 +86,7 @@ class Report:
         Raises:
             InputError: the dictionary is no report, or one of another schema.
         """
-        if data.get("schema") not in _READABLE:
-            raise InputError(
-                f"the report has schema {data.get('schema')!r}, this version reads {' and '.join(map(str, _READABLE))}",
-                where="schema",
-                fix="make the report again, or read it with the version of laser-fx that wrote it",
-            )
+        _check_schemas(data)
         try:
             report: Report = parsed(cls, _fields(data))
         except TypeError as error:
@@ -175,6 +170,19 @@ class Report:
     def __repr__(self) -> str:
         loops = sum(1 for _ in self.loops.walk())
         return f"Report({self.model!r}, {text.counted(loops, 'loop')}, {text.counted(len(self.sites), 'site')})"
+
+
+def _check_schemas(data: Any, where: str = "schema") -> None:
+    """Of a report, and of its control."""
+    while isinstance(data, Mapping):
+        schema = data.get("schema")
+        if type(schema) is not int or schema not in _READABLE:
+            raise InputError(
+                f"the report has schema {schema!r}, this version reads {' and '.join(map(str, _READABLE))}",
+                where=where,
+                fix="make the report again, or read it with the version of laser-fx that wrote it",
+            )
+        data, where = data.get("control"), f"control.{where}"
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:

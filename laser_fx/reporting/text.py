@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Group, RenderableType
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["WIDTH", "counted", "print_report", "render"]
 
 WIDTH = 120  # where nobody says how wide the page is
+_MOST_LINES = 200
+"""Sites that stay exact, near-misses and warnings that are written out, of each."""
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
@@ -64,14 +66,22 @@ def _sections(report: Report, width: int) -> Iterator[RenderableType]:
     if totals.row_count:
         yield Padding(totals, (1, 0, 0, 0))
     yield from measured_tables(report)
-    for site in report.sites:
-        if site.left_exact:
-            yield Text(f"{site.site.key} stays exact: {site.left_exact}", style="dim")
-    for miss in report.near_misses:
+    exact = [site for site in report.sites if site.left_exact]
+    for site in exact[:_MOST_LINES]:
+        yield Text(f"{site.site.key} stays exact: {site.left_exact}", style="dim")
+    yield from _more(exact, "sites that stay exact")
+    for miss in report.near_misses[:_MOST_LINES]:
         yield Text.assemble(("nearly a loop: ", "cyan"), str(miss))
-    for warning in report.warnings:
+    yield from _more(report.near_misses, "near-misses")
+    for warning in report.warnings[:_MOST_LINES]:
         yield Text(f"warning: {warning}", style="yellow")
+    yield from _more(report.warnings, "warnings")
     yield Text("  ".join(f"{name} {value}" for name, value in report.environment.items()), style="dim")
+
+
+def _more(entries: Sequence[object], noun: str) -> Iterator[Text]:
+    if len(entries) > _MOST_LINES:
+        yield Text(f"and {len(entries) - _MOST_LINES:,} more {noun}: they are in the JSON", style="yellow")
 
 
 def _nest(report: Report) -> Tree:

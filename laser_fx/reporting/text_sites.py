@@ -96,7 +96,7 @@ def _shared(names: Sequence[str], long: int) -> str:
 
 def _ranks(report: SiteReport) -> list[int]:
     """What the steps needed: of the basis where there is one, else for 99.9 % of the energy."""
-    return [step.rank for step in report.steps] or [spectrum.ranks[-1] for spectrum in report.spectra]
+    return [step.rank for step in report.steps] or [s.ranks[-1] for s in report.spectra if s.ranks]
 
 
 def _estimated(site: Site) -> str:

@@ -35,9 +35,11 @@ number = 3
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own, with a module of factories in it."""
     (tmp_path / "factories.py").write_text(MODULE, encoding="utf-8")
+    (tmp_path / "lazily.py").write_text("def __getattr__(name): import not_there", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "factories", raising=False)
+    monkeypatch.delitem(sys.modules, "lazily", raising=False)
 
 
 @pytest.fixture

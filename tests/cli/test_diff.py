@@ -30,7 +30,7 @@ def test_equal_reports_end_well(files: tuple[Path, Path]) -> None:
 
 def test_other_reports_end_otherwise(files: tuple[Path, Path]) -> None:
     done = call("diff", *files)
-    assert (done.exit_code, done.stderr) == (1, "1 differences\n")
+    assert (done.exit_code, done.stderr) == (1, "1 difference\n")
     assert done.stdout.split() == ["loops", "~", "loop_0", "trip_count", "4", "→", "6", "1.50×"]
 
 

@@ -28,6 +28,8 @@ from tests.cli.calls import call
         ("factories:absent", "factories has no function absent"),
         ("factories:mak", "did you mean make?"),
         ("factories:Model.absent", "the class Model has no function absent"),
+        ("factories:make.absent", "the function make has no function absent"),
+        ("lazily:Model", "taking Model of it failed: ModuleNotFoundError: No module named 'not_there'"),
         ("factories:number", "number is int, and cannot be called"),
         ("factories:strange", "the factory returned str"),
         ("factories:alone", "Linear alone, without example inputs"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from laser_fx.call import Call
-from laser_fx.errors import LaserError
+from laser_fx.errors import InputError, LaserError
+from laser_fx.memory.copies import copied
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import segments_of
@@ -53,7 +53,10 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
         compile_copy: compiles a copy of a model.
     """
     call = program.capture.call
-    model = copy.deepcopy(program.model).train()
+    try:
+        model = copied(program.model).train()
+    except InputError as error:
+        return MeasuredMemory(warnings=(f"memory is not measured: {error.what}",))
     if not any(p.requires_grad for p in model.parameters()):
         return MeasuredMemory()
     options = _options(program.options)
@@ -61,8 +64,8 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
         told("memory", 0, len(options) + 1)
         try:
             seconds = _time(model, call)
-        except RuntimeError as error:  # gradients of a model that writes into what they need, say
-            return MeasuredMemory(warnings=(f"memory is not measured, training fails: {str(error).splitlines()[0]}",))
+        except (RuntimeError, ValueError) as error:  # gradients of a model that writes into what they need, say
+            return MeasuredMemory(warnings=(f"memory is not measured, training fails: {_first_line(error)}",))
         arms, plan, warnings = [MemoryArm("eager", _saved(model, call, ()), 1.0)], None, []
         for number, (name, chosen) in enumerate(options.items(), 1):
             told("memory", number, len(options) + 1)
@@ -74,6 +77,10 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
             arms.append(arm)
             plan = found if chosen == program.options else plan
     return MeasuredMemory(tuple(arms), plan, tuple(warnings))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _options(given: Options) -> dict[str, Options]:

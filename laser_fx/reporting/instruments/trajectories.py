@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -157,11 +157,11 @@ def _widest(value: Tensor) -> torch.dtype:
 
 
 def _ratio(part: float | None, whole: float) -> float | None:
-    return None if part is None or whole == 0.0 else rounded(part / whole)
+    return None if part is None or whole == 0.0 or not isfinite(part / whole) else rounded(part / whole)
 
 
 def _cosine(found: Tensor, exact: Tensor) -> float | None:
     wide = _widest(found)
     first, second = found.reshape(-1).to(wide), exact.reshape(-1).to(wide)
     norms = float(first.norm() * second.norm())
-    return None if norms == 0.0 else min(1.0, max(-1.0, float(first @ second) / norms))
+    return None if norms == 0.0 or not isfinite(norms) else min(1.0, max(-1.0, float(first @ second) / norms))

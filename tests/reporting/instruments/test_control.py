@@ -79,3 +79,37 @@ def test_each_module_keeps_its_mode() -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="the model is a int"):
         laser_fx.inspect(3, torch.randn(4, 32))  # type: ignore[arg-type]
+
+
+class Particular(nn.Module):
+    """Its ``reset_parameters`` asks for what only its author knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.linear = nn.Parameter(torch.eye(32)), nn.Linear(32, 32)
+
+    def reset_parameters(self, spread: float) -> None:
+        nn.init.normal_(self.weight, std=spread)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = torch.tanh(self.linear(x) @ self.weight)
+        return x
+
+
+def test_a_reset_that_needs_arguments_is_not_called() -> None:
+    module = Particular()
+    fresh, kept = redrawn(module, seed=1)
+    assert kept == ("Particular",)
+    assert torch.equal(fresh.weight, module.weight)
+    assert not torch.equal(fresh.linear.weight, module.linear.weight)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_a_sentence() -> None:
+    module = Contractive()
+    module.scale = torch.ones(1, requires_grad=True) * 2  # holds its history
+    with pytest.raises(InputError, match="the model cannot be copied: Only Tensors"):
+        redrawn(module)
+    report = laser_fx.inspect(module, torch.randn(4, 32), measure="memory")
+    assert report.memory == ()
+    assert sum("not measured: the model cannot be copied" in warning for warning in report.warnings) == 2

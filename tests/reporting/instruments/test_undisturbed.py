@@ -65,3 +65,21 @@ def compiled() -> Any:
         return known[kind]
 
     return compiled
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = torch.tanh(self.linear(x)) + torch.randn_like(x)
+        return x
+
+
+def test_inspecting_a_model_that_draws_leaves_the_random_state() -> None:
+    model, x = Noisy(), torch.randn(4, 8)
+    random = torch.random.get_rng_state()
+    laser_fx.inspect(model, x)
+    assert torch.equal(torch.random.get_rng_state(), random)

@@ -1,0 +1,29 @@
+"""Copies of a model, to measure without touching it."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from laser_fx.errors import InputError
+
+__all__ = ["copied"]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that shares no weight with the model.
+
+    Raises:
+        InputError: the model holds what cannot be copied.
+
+    >>> model = nn.Linear(2, 2)
+    >>> copied(model).weight is model.weight
+    False
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever the model's own parts raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        fix = "hold tensors with a history nowhere in the model (detach them, or compute them in forward)"
+        raise InputError(f"the model cannot be copied: {why}", where=type(model).__name__, fix=fix) from error
