@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import re
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -353,7 +354,7 @@ def _export(
     )
     tensors = tuple(_as_leaf(t, grad_enabled) for t in call.tensors)
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings():
+        with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings(), _untold():
             warnings.simplefilter("ignore")
             with tracing_once(), refuse_unseen_gradients() if grad_enabled else nullcontext():
                 exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
@@ -365,6 +366,18 @@ def _export(
     except Exception as error:
         raise _refusal(flat, call, grad_enabled, error) from error
     return exported
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """torch logs the traceback of what it cannot trace, besides raising it: the error says it in a sentence."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _as_leaf(tensor: Tensor, grad_enabled: bool) -> Tensor:

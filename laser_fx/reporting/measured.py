@@ -136,7 +136,7 @@ class LoopDynamics:
         loop: name of the loop.
         size: numbers that are carried, of all rows of the example inputs.
         steps: those that were measured; they may be some of all.
-        not_measured: why there are none; None where there are.
+        not_measured: why there are none, or none after these; None where all that were asked for are there.
     """
 
     loop: str
@@ -146,8 +146,8 @@ class LoopDynamics:
 
     @property
     def contracting(self) -> bool | None:
-        """Whether the last measured step has all eigenvalues inside the unit circle; None where none was measured."""
-        return self.steps[-1].radius < 1.0 if self.steps else None
+        """Whether the last step has all eigenvalues inside the unit circle; None where it was not measured."""
+        return self.steps[-1].radius < 1.0 if self.steps and self.not_measured is None else None
 
 
 @dataclass(frozen=True)

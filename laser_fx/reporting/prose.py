@@ -120,7 +120,7 @@ def _carries(report: Report) -> Iterator[str]:
 
 def _dynamics(report: Report) -> Iterator[str]:
     for loop in report.dynamics:
-        if loop.steps:
+        if loop.contracting is not None:
             verb = "contracts" if loop.contracting else "does not contract"
             radius = loop.steps[-1].radius
             yield (

@@ -86,10 +86,16 @@ def _dynamics(dynamics: Sequence[LoopDynamics]) -> Table:
             table.add_row(one.loop, Text(one.not_measured or "not measured", style="dim"), "–", "–", "–", "")
             continue
         radii, last = [step.radius for step in one.steps], one.steps[-1]
-        verdict = Text("contracting", style="green") if one.contracting else Text("expanding", style="yellow")
+        verdict = _verdict(one)
         numbers = (fmt.significant(last.radius), fmt.significant(max(radii)), fmt.significant(last.norm))
         table.add_row(one.loop, bars(worst_of(radii, _WIDTH)), *numbers, verdict)
     return table
+
+
+def _verdict(dynamics: LoopDynamics) -> Text:
+    if dynamics.contracting is None:
+        return Text(f"after that: {dynamics.not_measured}", style="dim")
+    return Text("contracting", style="green") if dynamics.contracting else Text("expanding", style="yellow")
 
 
 def _memory(arms: Sequence[MemoryArm]) -> Table:

@@ -12,7 +12,8 @@ from laser_fx.memory.copies import copied
 
 __all__ = ["redrawn"]
 
-_SEED = 0
+_SEED = 1_000_003
+"""No seed that a model is likely to be made with: its control would be itself."""
 
 
 def redrawn(model: nn.Module, seed: int = _SEED) -> tuple[nn.Module, tuple[str, ...]]:

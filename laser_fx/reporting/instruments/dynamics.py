@@ -79,9 +79,8 @@ class _Dynamics(Watcher):
             self.why_not[name] = f"step {step} cannot be differentiated: {_first_line(error)}"
 
     def result(self, name: str) -> LoopDynamics:
-        """What was found of a loop; a reason only where nothing was."""
-        steps = tuple(self.found[name])
-        return LoopDynamics(name, self.sizes[name], steps, None if steps else self.why_not.get(name))
+        """What was found of a loop, and why there is not more."""
+        return LoopDynamics(name, self.sizes[name], tuple(self.found[name]), self.why_not.get(name))
 
 
 def _refusal(loop: RolledLoop, places: Sequence[int]) -> str | None:
