@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,10 +48,13 @@ def test_a_full_basis_has_fidelity_one(features: int, seed: int) -> None:
 
 @COMMON
 @given(st.integers(2, 60), st.integers(1, 40), st.integers(0, 5), SEEDS)
+@example(13, 15, 5, 2_147_483_647)
 def test_columns_are_orthonormal_up_to_condition_1e5(features: int, rank: int, exponent: int, seed: int) -> None:
     q = subspace.orthonormalise(matrix(features, rank, seed, condition=10.0**exponent))
     assert subspace.orthonormality_error(q).item() <= 1e-5
-    assert not q[:, min(features, rank) :].any()
+    assert int(q.any(0).sum()) <= min(features, rank)
+    if exponent < 5:  # beyond, a column may lie within rounding of those before it, and a later one takes its place
+        assert not q[:, min(features, rank) :].any()
 
 
 @COMMON
