@@ -53,3 +53,17 @@ def test_programs_as_files_are_those_that_were_written() -> None:
     said += f"{with_loop} of {steps['cases']} as `step` files, all that have a loop; each answers as eager"
     readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
     assert said in " ".join(readme.split())
+
+
+def test_the_matrix_of_families_is_what_was_run() -> None:
+    found = record("matrix.json")
+    outcomes = found["outcomes"]
+    assert found["failures"] == {}
+    assert found["cells"] == sum(outcomes.values()) == len(found["families"]) * 4 * 4 * 4
+    written = outcomes["equals eager"] + outcomes["verified in float32"]
+    said = (
+        f"Of {found['cells']:,} files of {len(found['families'])} families in 4 forms, 4 dtypes and 4 kinds of bases, "
+    )
+    said += f"{written:,} were written and answer as eager"
+    readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
+    assert said in " ".join(readme.split())
