@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.cut_structured import cut_structured, refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError, NonFiniteError
+from laser_fx.events import untold
 from laser_fx.inline_regions import inline_regions
 from laser_fx.nodes import GRAD_ENABLED, code_line, is_mutating
 from laser_fx.progress import stage
@@ -39,6 +39,8 @@ _MODEL = "model"
 _NO_TENSOR = "pass at least one tensor: torch.from_numpy(array) makes one of an array"
 LITERAL = "lifted_tensor"
 """Part of the placeholder's name of a ``torch.tensor(…)`` in the model's code."""
+_TRACER = "torch._subclasses.fake_tensor"
+"""A logger: torch logs the traceback of what it cannot trace there, and raises it besides."""
 _HERE = f"{Path(__file__).parent}/"
 
 
@@ -354,7 +356,12 @@ def _export(
     )
     tensors = tuple(_as_leaf(t, grad_enabled) for t in call.tensors)
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled), warnings.catch_warnings(), _untold():
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad_enabled),
+            warnings.catch_warnings(),
+            untold(_TRACER),
+        ):
             warnings.simplefilter("ignore")
             with tracing_once(), refuse_unseen_gradients() if grad_enabled else nullcontext():
                 exported = torch.export.export(flat, tensors, dynamic_shapes=(shapes,), strict=False)
@@ -366,18 +373,6 @@ def _export(
     except Exception as error:
         raise _refusal(flat, call, grad_enabled, error) from error
     return exported
-
-
-@contextmanager
-def _untold() -> Iterator[None]:
-    """torch logs the traceback of what it cannot trace, besides raising it: the error says it in a sentence."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = before
 
 
 def _as_leaf(tensor: Tensor, grad_enabled: bool) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["EVENTS", "LOGGER", "heard_by", "is_told", "tell"]
+__all__ = ["EVENTS", "LOGGER", "heard_by", "is_told", "tell", "untold"]
 
 LOGGER = "laser_fx"
 
@@ -78,3 +78,18 @@ def heard_by(handler: logging.Handler) -> Iterator[None]:
 def is_told(level: int) -> bool:
     """Whether anybody listens at this level: what only the log wants to know is not computed otherwise."""
     return _log.isEnabledFor(level)
+
+
+@contextmanager
+def untold(logger: str) -> Iterator[None]:
+    """What another library logs is kept back meanwhile: for what it tells besides raising it.
+
+    >>> with untold("some.library"):
+    ...     logging.getLogger("some.library").error("a traceback that an error of ours says in a sentence")
+    """
+    log = logging.getLogger(logger)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
