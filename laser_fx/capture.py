@@ -22,6 +22,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from laser_fx.call import Call, path_name, register_dataclasses
 from laser_fx.cut_structured import cut_structured, refuse_shared_writes
@@ -361,6 +362,8 @@ def _export(
             torch.set_grad_enabled(grad_enabled),
             warnings.catch_warnings(),
             untold(_TRACER),
+            # torch writes the whole graph out as Python code at every switch of the grad mode; nobody reads that code.
+            _use_lazy_graph_module(True),
         ):
             warnings.simplefilter("ignore")
             with tracing_once(), refuse_unseen_gradients() if grad_enabled else nullcontext():

@@ -70,13 +70,13 @@ def _rolled_model(bench: Bench, steps: int, batch: int) -> Solver:
 
 
 def _functions(bench: Bench, steps: int, batch: int) -> Solver:
-    _refuse_long(bench, steps, bench.plan.function_steps[bench.size.name != bench.plan.sizes[0].name])
+    if steps > bench.plan.function_steps[bench.size.name != bench.plan.sizes[0].name]:
+        raise Missing("ONNX Runtime takes minutes to open files of more steps")
     opened = bench.once(f"functions-{steps}", lambda: session(bench.files.functions(bench.size, steps).path))
     return lambda inputs: answer(opened, inputs)
 
 
 def _unrolled(bench: Bench, steps: int, batch: int) -> Solver:
-    _refuse_long(bench, steps, bench.plan.unrolled_steps[bench.size.name != bench.plan.sizes[0].name])
     opened = bench.once(f"unrolled-{steps}", lambda: session(bench.files.unrolled(bench.size, steps).path))
     return lambda inputs: answer(opened, inputs)
 
@@ -139,11 +139,6 @@ def first(outputs: dict[str, Any]) -> Inputs:
     return value
 
 
-def _refuse_long(bench: Bench, steps: int, most: int) -> None:
-    if steps > most:
-        raise Missing("ONNX Runtime takes minutes to open files of more steps")
-
-
 ARMS: tuple[Arm, ...] = (
     Arm("rolled", _rolled),
     Arm("rolled, OnnxModel", _rolled_model),
@@ -163,13 +158,16 @@ class Ready:
     """An arm that has answered once.
 
     Args:
+        again: solves the same inputs once more.
         answer: its logits.
         seconds: CPU seconds until then.
+        first_call: those of the call alone.
     """
 
-    solver: Solver
+    again: Callable[[], Inputs]
     answer: Inputs
     seconds: float
+    first_call: float
 
 
 def prepared(arm: Arm, bench: Bench, steps: int, batch: int) -> Ready:
@@ -180,8 +178,10 @@ def prepared(arm: Arm, bench: Bench, steps: int, batch: int) -> Ready:
     """
     began = time.process_time()
     try:
-        solver = arm.make(bench, steps, batch)
-        found = solver(bench.size.inputs(batch))
+        solve = partial(arm.make(bench, steps, batch), bench.size.inputs(batch))
+        made = time.process_time()
+        found = solve()
     except LaserError as error:
         raise Missing(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return Ready(solver, found, time.process_time() - began)
+    ended = time.process_time()
+    return Ready(solve, found, ended - began, ended - made)

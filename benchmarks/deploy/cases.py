@@ -113,10 +113,9 @@ class Plan:
         peer_steps: supervision steps of `torch.onnx.export`.
         load_steps: supervision steps of the table of load times.
         call_seconds: where a call takes longer, by its cost at one step, the core of the arms runs, a few times.
-        core_seconds: a cell whose call takes longer still is left out.
+        core_seconds: where a call takes longer still, one of each is made.
         cell_seconds: rounds of a cell end when they have taken so long; at least `least_rounds` are made.
-        unrolled_steps: the most steps written out, for the first size and for the others.
-        function_steps: the same of files of functions, which ONNX Runtime inlines slowly.
+        function_steps: the most steps as functions, which ONNX Runtime inlines slowly; of the first size, of others.
         rounds: the most rounds.
     """
 
@@ -131,7 +130,6 @@ class Plan:
     call_seconds: float
     core_seconds: float
     cell_seconds: float
-    unrolled_steps: tuple[int, int]
     function_steps: tuple[int, int]
     rounds: int
     least_rounds: int = 3
@@ -147,9 +145,8 @@ FULL = Plan(
     peer_steps=4,
     load_steps=16,
     call_seconds=2.5,
-    core_seconds=8.0,
+    core_seconds=20.0,
     cell_seconds=20.0,
-    unrolled_steps=(16, 4),
     function_steps=(4, 1),
     rounds=15,
 )
@@ -165,7 +162,6 @@ QUICK = Plan(
     call_seconds=2.0,
     core_seconds=4.0,
     cell_seconds=4.0,
-    unrolled_steps=(4, 4),
     function_steps=(4, 1),
     rounds=5,
 )

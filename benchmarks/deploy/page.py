@@ -135,12 +135,13 @@ def _latency(parts: Figures) -> str:
         "CPU seconds of a call of the rolled file, its part of the unrolled file's and of eager's; then every arm's "
         "part of *rolled*."
     )
-    skipped = [f"- {_name(cell)}: not measured, {cell['skipped']}" for cell in cells if cell.get("skipped")]
     core = [_name(cell) for cell in found if cell.get("core")]
     missing = sorted({f"- *{arm}*: {why}" for cell in cells for arm, why in (cell.get("missing") or {}).items()})
     long = [f"- {'; '.join(core)}: a call takes seconds, so that only three arms ran"] if core else []
+    if any(len(cell["rows"][0]["cpu_seconds"]) == 1 for cell in found):
+        long += ["- one round: the first call of each arm, after its session was opened; a solve repeats one step"]
     table = _table(titles, [_line(cell, arms) for cell in found])
-    notes = "\n".join(["", *skipped, *_absent(parts["latency"]), *long, *missing])
+    notes = "\n".join(["", *_absent(parts["latency"]), *long, *missing])
     return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_written_out(parts)}{_start(parts)}\n"
 
 
