@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from benchmarks.deploy import early_exit, inductor, latency, loading, profile, sizes, trained, written_out
+from benchmarks.deploy import early_exit, inductor, latency, loading, profile, rounding, sizes, trained, written_out
 from benchmarks.deploy.cases import FULL, QUICK, Plan
 from benchmarks.deploy.files import Files
 from benchmarks.deploy.publish import FIGURES, figures, publish
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Plan, Files, Records], None]] = {
     "load": loading.measure,
     "early_exit": early_exit.measure,
     "latency": latency.measure,
+    "rounding": rounding.measure,
     "written_out": written_out.measure,
     "inductor": inductor.measure,
     "profile": profile.measure,

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.deploy.cases import FULL
+from benchmarks.deploy.cases import FULL, Size
 from benchmarks.deploy.clock import ratio
 from benchmarks.deploy.targets import measured, verdicts
 
@@ -38,8 +38,9 @@ _HOW = """## How it was measured
   {peer_steps} steps. Without these names ONNX Runtime opens it many times slower, which would flatter us.
 - *torch.compile* is inductor in its default mode, without dynamic shapes: of a supervision step, or of each call of the
   one network, which compiles sooner.
-- All exact arms answer as eager does, {worst:.0e} of the largest logit apart at most. What blocks add to the state is
-  scaled by 0.25 in these models: with fresh weights a solve is chaotic, and no two ways to compute 16 steps agree.
+- All exact arms answer as eager does, apart, of the largest logit, by at most {apart}.
+  {rounding}What blocks add to the state is scaled by 0.25 in these models: with fresh weights a solve is chaotic,
+  and no two ways to compute 16 steps agree.
 - *low rank 0.45 ×* is a rolled file that goes through random frozen bases at 0.45 × of the linear FLOPs at every site:
   its speed, not its answers. *measured* looks in every step at what a basis keeps, as files do by default; the other is
   of `Options(measure=False)`.
@@ -149,7 +150,16 @@ def _absent(cells: Figures) -> list[str]:
     """What the plan has, and no run recorded."""
     wanted = itertools.product(FULL.sizes, FULL.batches, FULL.steps)
     left = [(size, batch, steps) for size, batch, steps in wanted if f"{size.name}/batch {batch}/{steps}" not in cells]
-    return [f"- {size.title}, batch {batch}, {steps} steps: no run is recorded" for size, batch, steps in left]
+    return [
+        f"- {size.title}, batch {batch}, {steps} steps: no run is recorded{_expected(cells, size, batch, steps)}"
+        for size, batch, steps in left
+    ]
+
+
+def _expected(cells: Figures, size: Size, batch: int, steps: int) -> str:
+    """What a call would take, by what a step of this size and batch took."""
+    ones = [cell["one"] for cell in cells.values() if cell["size"] == size.name and cell["batch"] == batch]
+    return f", a call of *rolled* takes about {ones[-1] * steps:.0f} s" if ones else ""
 
 
 def _line(cell: Figures, arms: Sequence[str]) -> tuple[object, ...]:
@@ -258,16 +268,36 @@ def _gpu(figures: Figures) -> str:
 
 def _how(figures: Figures) -> str:
     parts = figures["parts"]
-    differences = [
-        row["difference"] for cell in parts.get("latency", {}).values() for row in cell.get("rows", []) if row["exact"]
-    ]
     peer = next((row for row in measured(parts, "export") if row["how"] == "torch"), {"seconds": 0.0, "steps": 0})
     return _HOW.format(
         conditions=figures["conditions"],
         torch_export=peer["seconds"],
         peer_steps=peer["steps"],
-        worst=max(differences, default=0.0),
+        apart=_apart(parts),
+        rounding=_rounding(parts),
     )
+
+
+def _apart(parts: Figures) -> str:
+    """The largest differences of exact arms, by depth."""
+    worst: dict[int, float] = {}
+    for cell in measured(parts, "latency"):
+        found = (row["difference"] for row in cell["rows"] if row["exact"])
+        worst[cell["steps"]] = max([worst.get(cell["steps"], 0.0), *found])
+    return _by_depth(worst)
+
+
+def _rounding(parts: Figures) -> str:
+    rows = measured(parts, "rounding")
+    if not rows:
+        return ""
+    moved = _by_depth({row["steps"]: row["difference"] for row in rows})
+    about = f"{rows[0]['title']}, batch {rows[0]['batch']}"
+    return f"Eager's own answer moves, where every weight is one rounding off ({about}), by {moved}.\n  "
+
+
+def _by_depth(shares: Mapping[int, float]) -> str:
+    return ", ".join(f"{share:.0e} at {steps} step{'s' * (steps > 1)}" for steps, share in sorted(shares.items()))
 
 
 def _conditions(figures: Figures) -> str:
