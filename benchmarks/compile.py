@@ -23,6 +23,7 @@ from rich.progress import track
 from torch import fx
 
 from benchmarks.graphs import ADVERSARIAL, STATES, Chain, Word
+from laser_fx.files import write_text
 from laser_fx.passes.certificate import certify
 from laser_fx.passes.detect import detect
 from laser_fx.passes.infra import collector_paused, count_nodes
@@ -141,7 +142,7 @@ def main() -> None:
         "clean": [{**asdict(row), "total": row.total} for row in clean],
         "adversarial": [{**asdict(row), "total": row.total, "total_of_fit": row.total / line["total"]} for row in hard],
     }
-    RESULT.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+    write_text(RESULT, json.dumps(recorded, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import laser_fx
+from laser_fx.files import write_text
 
 SITES = (  # N, D, F, k
     (81, 256, 1536, 32),
@@ -224,7 +225,7 @@ def keep(path: Path | None, part: str, made: dict[str, Any]) -> None:
     print(json.dumps(made, indent=1), flush=True)
     if path is not None:
         others = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(others | {part: made}, indent=1) + "\n")
+        write_text(path, json.dumps(others | {part: made}, indent=1) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

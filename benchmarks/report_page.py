@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 from tests.reporting.big import large
 from tests.reporting.browser import opened, started
@@ -33,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = measured(arguments.times)
     print(json.dumps(found, indent=2))
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.json, json.dumps(found, indent=1) + "\n", overwrite=True)
 
 
 def measured(times: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from benchmarks.deploy.cases import Size
 from benchmarks.deploy.clock import interleaved, ratio
 from benchmarks.deploy.publish import _processor
 from laser_fx.export import OnnxModel
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 from laser_fx.zoo import Solve, held_out, load
 
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = json.dumps(found, indent=1) + "\n"
     print(text, *sentences(found), sep="\n")
     if chosen.json is not None:
-        with replacing(chosen.json, overwrite=True) as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_text(chosen.json, text, overwrite=True)
 
 
 def latency(folder: Path, size: Size = SIZE, steps: Sequence[int] = STEPS) -> dict[str, Any]:

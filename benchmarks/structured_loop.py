@@ -20,6 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import laser_fx
+from laser_fx.files import write_text
 from laser_fx.passes.infra import count_nodes
 from laser_fx.program import Program
 from laser_fx.reporting import environment
@@ -117,7 +118,7 @@ def main() -> None:
         "bitwise_equal_to_eager": bitwise,
         "rows": [asdict(row) for row in rows],
     }
-    RESULT.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+    write_text(RESULT, json.dumps(recorded, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

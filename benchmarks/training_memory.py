@@ -25,7 +25,7 @@ from benchmarks.training import depth
 from benchmarks.training.arms import ARMS
 from benchmarks.training.cases import CASES, QUICK, Case, cuda_cases
 from benchmarks.training.measure import measure
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,8 +59,7 @@ def not_measured(cases: tuple[Case, ...]) -> list[str]:
 def record(path: Path, part: dict[str, Any]) -> None:
     """Add to the file, which is never seen half written."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(json.dumps({**known, **part}, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**known, **part}, indent=1) + "\n", overwrite=True)
 
 
 def run(cases: tuple[Case, ...], path: Path, console: Console) -> None:

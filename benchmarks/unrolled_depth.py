@@ -19,6 +19,7 @@ from rich.progress import track
 import laser_fx
 from laser_fx.export import OnnxModel
 from laser_fx.export.build import Form
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 from laser_fx.zoo import Solve, held_out, load
 
@@ -62,7 +63,7 @@ def main() -> None:
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
     }
-    RESULT.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+    write_text(RESULT, json.dumps(recorded, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

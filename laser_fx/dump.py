@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from laser_fx.errors import OutputPathError
 from laser_fx.events import is_told, tell
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.marks import printable
 from laser_fx.readable import readable
 from laser_fx.rolled import RolledLoop
@@ -77,8 +77,7 @@ def _write(
     head = [f"{made_by}: pass {folder.files} of {model}; {nodes} nodes, {loops} loops", *notes]
     text = "".join(f"# {printable(line)}\n" for line in head)
     path = folder.path / f"{folder.files:02}_{made_by}.py"
-    with replacing(path, overwrite=False) as beside:
-        beside.write_text(f"{text}\n{readable(graph_module)}", encoding="utf-8")
+    write_text(path, f"{text}\n{readable(graph_module)}", overwrite=False)
 
 
 def _new_folder(base: Path, name: str) -> Path:

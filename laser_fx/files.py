@@ -10,7 +10,7 @@ from pathlib import Path
 
 from laser_fx.errors import OutputPathError
 
-__all__ = ["check_target", "replacing"]
+__all__ = ["check_target", "replacing", "write_text"]
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -48,3 +48,13 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputPathError(f"the file cannot be written: {error.strerror or error}", where=str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a whole file, UTF-8, that nobody sees half written.
+
+    Raises:
+        OutputPathError: see `replacing`.
+    """
+    with replacing(path, overwrite=overwrite) as beside:
+        beside.write_text(text, encoding="utf-8")

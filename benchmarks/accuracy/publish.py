@@ -9,7 +9,7 @@ from benchmarks.accuracy.aggregate import aggregate
 from benchmarks.accuracy.figure import draw
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.records import current, load
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 
 __all__ = ["FIGURES", "PAGE", "PICTURE", "publish"]
 
@@ -22,12 +22,7 @@ PICTURE = _ROOT / "docs" / "accuracy.png"
 def publish(records: Path) -> None:
     """Aggregate the records, and write JSON, page and picture."""
     text = json.dumps(aggregate(current(load(records))), indent=1) + "\n"
-    _write(FIGURES, text)
+    write_text(FIGURES, text, overwrite=True)
     figures = json.loads(text)
-    _write(PAGE, page(figures))
+    write_text(PAGE, page(figures), overwrite=True)
     draw(figures, PICTURE)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(text, encoding="utf-8")

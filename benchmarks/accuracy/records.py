@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.accuracy.arms import ARMS
 from benchmarks.accuracy.recipes import HELD_OUT, recipe_of
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 
 __all__ = ["RECORDS", "Key", "Record", "append", "commit", "config_hash", "current", "key_of", "load"]
 
@@ -45,8 +45,7 @@ def load(path: Path) -> list[Record]:
 def append(path: Path, record: Record) -> None:
     """Add a record: the file is replaced by one that holds it, or stays as it is."""
     earlier = path.read_text(encoding="utf-8") if path.exists() else ""
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(earlier + json.dumps(record) + "\n", encoding="utf-8")
+    write_text(path, earlier + json.dumps(record) + "\n", overwrite=True)
 
 
 def current(records: Iterable[Record], *, full_gradient: bool = False) -> dict[Key, Record]:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.deploy.page import page
 from benchmarks.deploy.picture import draw
 from benchmarks.deploy.records import Records
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 
 __all__ = ["FIGURES", "PAGE", "PICTURE", "figures", "publish"]
@@ -38,16 +38,11 @@ def figures(records: Records, gpu: str) -> dict[str, Any]:
 def publish(found: dict[str, Any], *, with_page: bool, path: Path = FIGURES) -> None:
     """Write the JSON, and the page and its picture from it."""
     text = json.dumps(found, indent=1) + "\n"
-    _write(path, text)
+    write_text(path, text, overwrite=True)
     if with_page:
         back = json.loads(text)
-        _write(PAGE, page(back))
+        write_text(PAGE, page(back), overwrite=True)
         draw(back, PICTURE)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.dynamics.measure import MODELS, measured
 from benchmarks.dynamics.publish import FIGURES, publish
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.reporting.environment import environment
 
 
@@ -28,8 +28,7 @@ def main() -> None:
         "threads": 1,
         "environment": environment(),
     }
-    with replacing(FIGURES, overwrite=True) as beside:
-        beside.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(FIGURES, json.dumps(figures, indent=1, ensure_ascii=False) + "\n", overwrite=True)
     publish()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.dynamics.figure import draw
 from benchmarks.dynamics.page import page
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 
 __all__ = ["FIGURES", "PAGE", "PICTURE", "publish"]
 
@@ -20,8 +20,7 @@ PICTURE = _ROOT / "docs" / "dynamics.png"
 def publish() -> None:
     """Page and picture anew."""
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
-    with replacing(PAGE, overwrite=True) as beside:
-        beside.write_text(page(figures), encoding="utf-8")
+    write_text(PAGE, page(figures), overwrite=True)
     draw(figures, PICTURE)
 
 

@@ -13,7 +13,7 @@ from benchmarks.lowrank.measure import HELD_OUT, HOPELESS, LOOK, SEARCHED
 from benchmarks.lowrank.page import page
 from benchmarks.lowrank.points import CHOICES, GOAL, MODELS, STEPS
 from benchmarks.lowrank.statistics import LEVEL, MARGIN, compared
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 
 __all__ = ["FIGURES", "PAGE", "PICTURE", "aggregate", "publish"]
 
@@ -56,12 +56,7 @@ def _point(record: dict[str, Any]) -> dict[str, Any]:
 def publish(records: Path) -> None:
     """Aggregate the records, and write JSON, page and picture."""
     text = json.dumps(aggregate(load(records)), indent=1, ensure_ascii=False) + "\n"
-    _write(FIGURES, text)
+    write_text(FIGURES, text, overwrite=True)
     figures = json.loads(text)
-    _write(PAGE, page(figures))
+    write_text(PAGE, page(figures), overwrite=True)
     draw(figures, PICTURE)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(text, encoding="utf-8")

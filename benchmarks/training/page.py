@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.training.cases import CASES
 from benchmarks.training.pareto import best_peer
 from benchmarks.training.targets import TARGETS, verdict
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 
 __all__ = ["BLOCKS", "PAGE", "PICTURE", "RESULT", "filled"]
 
@@ -178,8 +178,7 @@ def main() -> None:
     from benchmarks.training.picture import draw
 
     recorded = json.loads(RESULT.read_text(encoding="utf-8"))
-    with replacing(PAGE, overwrite=True) as beside:
-        beside.write_text(filled(PAGE.read_text(encoding="utf-8"), recorded), encoding="utf-8")
+    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), recorded), overwrite=True)
     draw(recorded, PICTURE)
 
 

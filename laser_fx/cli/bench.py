@@ -17,7 +17,7 @@ from rich.text import Text
 from laser_fx.cli.arguments import Batch, Factory, Inputs, Overwrite, Seed, example_of
 from laser_fx.cli.complete import arm_names
 from laser_fx.cli.told import Ends, note, say, told
-from laser_fx.files import check_target, replacing
+from laser_fx.files import check_target, write_text
 from laser_fx.options import Memory, Options
 from laser_fx.reporting import format as fmt
 from laser_fx.reporting.terminal import Harmless, console, encoding_of, plain_text
@@ -78,8 +78,7 @@ def bench(
         )
         text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
         if out is not None:
-            with replacing(out, overwrite=overwrite) as beside:
-                beside.write_text(text + "\n", encoding="utf-8")
+            write_text(out, text + "\n", overwrite=overwrite)
             note(f"wrote {out}")
         say(text) if as_json else _print(result)
         wrong = [one for one in result.arms if one.name in _EXACT and not (one.error or 0.0) <= _SAME]

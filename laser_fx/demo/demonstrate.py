@@ -22,7 +22,7 @@ from laser_fx.demo.arms import Arm, Check, measure_arm
 from laser_fx.demo.show import show_arms, show_checks, show_files, show_unrolled
 from laser_fx.errors import OptionError, OutputPathError, VerificationError
 from laser_fx.export import OnnxFile, OnnxModel
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.options import Options
 from laser_fx.progress import stage
 from laser_fx.reporting import Report, environment
@@ -254,5 +254,4 @@ def _made(folder: Path) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n", overwrite=True)

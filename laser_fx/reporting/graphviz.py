@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_fx.errors import MissingDependencyError
-from laser_fx.files import check_target, replacing
+from laser_fx.files import check_target, write_text
 from laser_fx.loops import Loop
 from laser_fx.marks import printable
 from laser_fx.reporting import format as fmt
@@ -79,8 +79,7 @@ def write_svg(report: Report, path: Path, overwrite: bool) -> Path:
     """
     check_target(path, overwrite=overwrite)
     drawn = svg(dot(report))
-    with replacing(path, overwrite=overwrite) as beside:
-        beside.write_text(drawn, encoding="utf-8")
+    write_text(path, drawn, overwrite=overwrite)
     return path
 
 

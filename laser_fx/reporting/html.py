@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laser_fx.errors import MissingDependencyError
-from laser_fx.files import replacing
+from laser_fx.files import check_target, write_text
 from laser_fx.reporting import format as fmt
 from laser_fx.reporting.embedded import packed, safe_json
 from laser_fx.reporting.groups import shown_sites
@@ -50,8 +50,8 @@ def write(report: Report, path: Path, overwrite: bool) -> Path:
     Raises:
         OutputPathError: the file exists, or cannot be written there.
     """
-    with replacing(path, overwrite=overwrite) as beside:
-        beside.write_text(render(report), encoding="utf-8")
+    check_target(path, overwrite=overwrite)
+    write_text(path, render(report), overwrite=overwrite)
     return path
 
 

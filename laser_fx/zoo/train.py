@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from laser_fx.errors import LaserError
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.zoo.evaluate import Score, evaluate
 from laser_fx.zoo.recipes import RECIPES, Recipe
 from laser_fx.zoo.store import load_model, save_model
@@ -76,8 +76,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, console: Console) -> None:
     console.print(f"exact on {score.count} held-out puzzles: {score.exact:.2%} ({low:.2%} to {high:.2%})")
     if options.results is not None:
         figures = json.dumps(_figures(options, trainer, score), indent=2) + "\n"
-        with replacing(options.results, overwrite=True) as beside:
-            beside.write_text(figures, encoding="utf-8")
+        write_text(options.results, figures, overwrite=True)
 
 
 def _train(trainer: Trainer, options: argparse.Namespace, state: Path, console: Console) -> None:

@@ -36,7 +36,7 @@ from laser_fx.export.graphs import nodes
 from laser_fx.export.in_float32 import floating_dtypes
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.tolerances import tolerance_of
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.options import Options
 from laser_fx.passes.find_sites import find_sites
 from laser_fx.reporting import environment
@@ -320,8 +320,7 @@ def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(data, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.reporting import environment
 from tests.fuzz.kinds import KINDS, Kind
 from tests.fuzz.script import FOLDER, save_script
@@ -164,8 +164,7 @@ def _write(path: Path, outcomes: dict[str, Outcome], given_: argparse.Namespace,
         },
         "environment": {**environment(), "hypothesis": hypothesis.__version__},
     }
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(summary, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from laser_fx.export.build import Form
 from laser_fx.export.compare import cost
 from laser_fx.export.schema import FORMS
 from laser_fx.export.tolerances import FLOAT32
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from laser_fx.options import Options
 from laser_fx.reporting import environment
 from tests.export.no_step import why_no_step
@@ -162,8 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "failures": [path.name for path in outcome.failures],
             "environment": {**environment(), "hypothesis": hypothesis.__version__},
         }
-        with replacing(chosen.json, overwrite=True) as beside:
-            beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_text(chosen.json, json.dumps(summary, indent=2) + "\n", overwrite=True)
     return 1 if outcome.failures else 0
 
 

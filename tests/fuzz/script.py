@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from pathlib import Path
 
-from laser_fx.files import replacing
+from laser_fx.files import write_text
 from tests.fuzz import tamper
 from tests.fuzz.build import INPUTS, ROWS, SHAPES
 from tests.fuzz.program import Case
@@ -139,8 +139,7 @@ def save_script(text: str, folder: Path = FOLDER) -> Path:
     """Write a script; its name is that of its content, so that one defect is one file."""
     folder.mkdir(exist_ok=True)
     path = folder / f"case_{hashlib.sha256(text.encode()).hexdigest()[:10]}.py"
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(path, text, overwrite=True)
     return path
 
 
