@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from laser_fx.capture import GRAD_ENABLED
+from laser_fx.nodes import GRAD_ENABLED
 
 __all__ = ["ADVERSARIAL", "INNER_TRIPS", "STATES", "Chain", "Word"]
 

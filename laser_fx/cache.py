@@ -16,7 +16,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from laser_fx.aside import aside
 from laser_fx.call import Call
-from laser_fx.capture import check_finite, dense_order
+from laser_fx.capture import check_finite
+from laser_fx.captured import dense_order
 from laser_fx.errors import CaptureError, InputError
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.options import Options

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from laser_fx import ops
 from laser_fx.call import Call
-from laser_fx.capture import Captured
+from laser_fx.captured import Captured
 from laser_fx.errors import InputError
 from laser_fx.loops import Certificate, LoopNest, Site, Step
 from laser_fx.options import Options

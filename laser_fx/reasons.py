@@ -11,7 +11,7 @@ from torch import Tensor
 
 from laser_fx.cache import plain_values
 from laser_fx.call import Call, flatten_call
-from laser_fx.capture import Captured
+from laser_fx.captured import Captured
 from laser_fx.fingerprint import Fingerprint
 from laser_fx.program import Mode
 from laser_fx.values import shown

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import laser_fx
 from laser_fx.call import flatten_call
-from laser_fx.capture import Captured, capture
+from laser_fx.capture import capture
+from laser_fx.captured import Captured
 from laser_fx.compiler import CompiledModel
 from laser_fx.options import Options
 from laser_fx.passes.detect import detect

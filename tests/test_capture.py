@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 import laser_fx
 from laser_fx.call import Call, flatten_call
-from laser_fx.capture import GRAD_ENABLED, Captured, capture, check_finite
+from laser_fx.capture import capture, check_finite
+from laser_fx.captured import Captured
 from laser_fx.errors import CaptureError, InputError, NonFiniteError
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.options import Options
 from tests.small import WIDTH, captured, exact, looped, model, same, small_trm, step, trm_batch
 

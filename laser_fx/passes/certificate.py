@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.loops import Certificate
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.infra import SET_GRAD, getitem, rolled_loop
 from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton, stops_gradients
 from laser_fx.passes.structure import structure

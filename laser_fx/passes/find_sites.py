@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.source import module_path
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.keys import Interner, describe, identity_reason, is_random, is_symbolic, skeleton
 from laser_fx.passes.structure import structure

@@ -13,13 +13,14 @@ from torch import Tensor, fx, nn
 from laser_fx import subspace
 from laser_fx.aside import aside
 from laser_fx.call import Call
-from laser_fx.capture import LITERAL, Captured, capture, check_finite, is_mutating
+from laser_fx.capture import capture, check_finite
+from laser_fx.captured import LITERAL, Captured
 from laser_fx.dump import passed
 from laser_fx.errors import CaptureError, PassError
 from laser_fx.events import tell
 from laser_fx.loops import LoopNest, Site, Step
 from laser_fx.marks import mark_loops
-from laser_fx.nodes import code_line
+from laser_fx.nodes import code_line, is_mutating
 from laser_fx.options import Options
 from laser_fx.passes.choose_sites import choose_sites, tracked_rank
 from laser_fx.passes.find_sites import PlacedSite, find_sites

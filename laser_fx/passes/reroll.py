@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.describe_loops import describe_body, describe_structured
 from laser_fx.passes.detect import FoundLoop
 from laser_fx.passes.infra import SET_GRAD, PassResult, finish, getitem, placeholder, rolled_loop

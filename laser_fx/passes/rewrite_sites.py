@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
 from laser_fx.marks import MARK, Mark
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import finish, getitem, rolled_loop
 from laser_fx.passes.result_places import ResultPlaces

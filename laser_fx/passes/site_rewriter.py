@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.loops import Site
 from laser_fx.marks import MARK, Mark
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.find_sites import PlacedSite
 from laser_fx.passes.infra import PassResult, placeholder
 

@@ -15,7 +15,16 @@ __all__ = ["loop_source", "module_path", "node_line", "parting_line"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _OURS = Path(__file__).parents[1]
-_ROOMS = ("cache.py", "call.py", "capture.py", "compiled.py", "compiler.py", "programs.py", "structured.py")
+_ROOMS = (
+    "cache.py",
+    "call.py",
+    "capture.py",
+    "compiled.py",
+    "compiler.py",
+    "programs.py",
+    "structured.py",
+    "traced.py",
+)
 _HIDDEN = (str(Path(torch.__file__).parent), *(str(_OURS / room) for room in _ROOMS))
 
 _WRAPPER = "model."

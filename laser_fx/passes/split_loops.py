@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from laser_fx.capture import GRAD_ENABLED
 from laser_fx.errors import PassError
 from laser_fx.loops import Loop, LoopNest
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.infra import PassResult, finish, getitem, rolled_loop
 from laser_fx.rolled import RolledLoop
 

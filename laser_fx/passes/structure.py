@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from torch import fx
 
-from laser_fx.capture import GRAD_ENABLED
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.infra import rolled_loop
 from laser_fx.passes.keys import describe, skeleton
 from laser_fx.rolled import RolledLoop

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from laser_fx.capture import GRAD_ENABLED
+from laser_fx.nodes import GRAD_ENABLED
 from laser_fx.passes.roll import Door
 from tests.fuzz.program import LONGEST, Case
 from tests.fuzz.source import PRELUDE, program_source
