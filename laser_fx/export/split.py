@@ -20,6 +20,8 @@ from laser_fx.export.writer import Writer
 
 __all__ = ["Split", "split_at_loop", "whole_as_step"]
 
+_WORD = re.compile(r"\b[A-Za-z_]\w*\b")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -186,15 +188,21 @@ class _Cutter:
         return part
 
     def _describe(self, values: list[ir.Value]) -> None:
-        """Sizes as the program has them, the batch by its name."""
+        """Sizes as the program has them, open ones by their names."""
         for value in values:
             sizes = self._sizes(value)
             if sizes is not None and (value.shape is None or len(value.shape) == len(sizes)):
                 value.shape = ir.Shape([int(size) if size.isdecimal() else self._renamed(size) for size in sizes])
 
     def _renamed(self, size: str) -> str:
-        batch = self._batch()
-        return size if batch is None else re.sub(rf"\b{batch}\b", "batch", size)
+        names = self._size_names()
+        return _WORD.sub(lambda found: names.get(found.group(), found.group()), size)
+
+    def _size_names(self) -> dict[str, str]:
+        """What the caller's inputs call the sizes that they leave open, by the program's symbols."""
+        shaped = [value for value in self._user if value.shape is not None and SIZES in value.meta]
+        pairs = [pair for value in shaped for pair in zip(value.meta[SIZES], value.shape or (), strict=True)]
+        return {symbol: str(name) for symbol, name in pairs if _WORD.fullmatch(symbol)}
 
     def _by_batch(self, values: Iterable[ir.Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of values that have the batch in front, and of those that have nothing to do with it."""
