@@ -189,8 +189,9 @@ def calibrate(
         exact_sites: keys of sites that stay exact, or what says so of a site.
 
     Raises:
-        InputError: too little data to show anything, predictions of one class, a model without a site, or one without
-            an output to predict from.
+        InputError: too little data to show anything, batches or answers that do not fit together, predictions of one
+            class, a model without a site, or one without an output to predict from.
+        NonFiniteError: NaN in a batch, or in what the exact model makes of it.
         OptionError: an argument out of its range.
 
     >>> import torch

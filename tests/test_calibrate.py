@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import laser_fx
 from laser_fx.calibration import Calibration, SiteBasis, share_of
-from laser_fx.errors import InputError, OptionError
+from laser_fx.errors import InputError, NonFiniteError, OptionError
 from laser_fx.export import OnnxModel
 from laser_fx.intervals import wilson
 
@@ -151,6 +151,17 @@ def test_a_frozen_model_is_copied_pickled_and_exported(tmp_path: Path) -> None:
         ({"target": "accuracy"}, InputError, "no answers"),
         ({"answers": [torch.zeros(32)]}, InputError, "1 answers"),
         ({"model": nn.Linear(16, 4)}, InputError, "no site"),
+        ({"data": [*data(5), torch.full((64, 16), torch.nan)]}, NonFiniteError, "holds NaN\n  where: .*batch 5"),
+        ({"data": [*data(5), torch.full((64, 16), torch.inf)]}, NonFiniteError, "logits .* NaN\n  where: .*batch 5"),
+        ({"data": [*data(5), torch.randn(64, 8)]}, InputError, r"its tensors are float32\[…, 8\]"),
+        ({"data": [*data(5), data()[5].double()]}, InputError, "its tensors are float64"),
+        ({"tolerance": "5 %"}, OptionError, "tolerance is '5 %'"),
+        ({"target": "accuracy", "answers": [torch.ones(64, 1)] * 6}, InputError, r"answers are \(64, 1\)"),
+        ({"basis": "tracked"}, OptionError, "basis is 'tracked'"),
+        ({"objectives": ("accuracy",)}, OptionError, "objectives is"),
+        ({"objectives": ()}, OptionError, "objectives is"),
+        ({"rank_schedules": [(2.0,)]}, OptionError, "2.0 is no share"),
+        ({"exact_sites": ["up"]}, OptionError, "exact_sites is 'up'\n.*\n  fix: choose among loop_0:up, loop_0:down"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:

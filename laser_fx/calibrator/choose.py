@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from laser_fx.calibration import Calibration, Objective
+from laser_fx.calibrator.checks import check_answers, check_asked, check_batches
 from laser_fx.calibrator.directions import OBJECTIVES
 from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, check_examples
 from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
@@ -36,11 +37,15 @@ def calibrate(
     exact_sites: Left = (),
 ) -> Calibration:
     """See `laser_fx.compiler.calibrate`."""
+    check_asked(basis, objectives, rank_schedules)
     batches = batches_of(data, answers, target, tolerance)
+    check_batches(batches)
     was_training = model.training
     model.eval()
     try:
         search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites)
+        for number, batch in enumerate(batches):
+            check_answers(batch[1] if target == "accuracy" else None, search.exact_answers(batch), number)
         selected = search.splits.selected
         check_examples(len(search.exact(selected)), [search.wanted(batch) for batch in batches], tolerance)
         return search.report(_best(search, tolerance, basis, objectives, rank_schedules))

@@ -58,7 +58,7 @@ def batches_of(
     """
     if target not in ("agreement", "accuracy"):
         raise OptionError(f"target is {target!r}", where="calibrate(target)", fix="choose 'agreement' or 'accuracy'")
-    if not 0.0 < tolerance < 1.0:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.0 < tolerance < 1.0:
         raise OptionError(
             f"tolerance is {tolerance!r}",
             where="calibrate(tolerance)",

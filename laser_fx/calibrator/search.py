@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from laser_fx.calibration import Calibration, Objective, SiteBasis, Trial
 from laser_fx.calibrator.allocate import Costs, allocate
 from laser_fx.calibrator.carry import compared, trajectory
+from laser_fx.calibrator.checks import check_left
 from laser_fx.calibrator.directions import OBJECTIVES, Directions, directions
 from laser_fx.calibrator.examples import Example, Splits, Target, tensors_of
 from laser_fx.calibrator.fast import fast
@@ -86,6 +87,8 @@ class Search:
         self.program, self.target, self.splits = program, target, splits
         self.placed = find_sites(program.rolled, program.capture.states, of_parameters=True)
         self.sites = {p.site.key: p.site for p in self.placed}
+        if not callable(left):
+            check_left(left, self.sites)
         self.left = {site.key for site in self.sites.values() if (left(site) if callable(left) else site.key in left)}
         self.trials: list[Trial] = []
         self._exact: dict[int, Tensor] = {}
@@ -110,12 +113,18 @@ class Search:
 
     def exact(self, batches: Sequence[Example]) -> Tensor:
         """The same of the exact model."""
-        return torch.cat([_same(self._exact_answers(batch), self.wanted(batch)) for batch in batches])
+        return torch.cat([_same(self.exact_answers(batch), self.wanted(batch)) for batch in batches])
+
+    def exact_answers(self, batch: Example) -> Tensor:
+        """What the exact model predicts."""
+        if id(batch) not in self._exact:
+            self._exact[id(batch)] = self.predict(self._fast_program, batch)
+        return self._exact[id(batch)]
 
     def wanted(self, batch: Example) -> Tensor:
         """What should be predicted."""
         answers = batch[1]
-        return self._exact_answers(batch) if self.target == "agreement" or answers is None else answers
+        return self.exact_answers(batch) if self.target == "agreement" or answers is None else answers
 
     def frozen(self, setting: Setting) -> Program:
         """The program through the setting's bases."""
@@ -167,10 +176,11 @@ class Search:
         )
 
     def predict(self, program: Program, batch: Example) -> Tensor:
-        """The classes of the first output that is floating."""
+        """The classes of the first output that is floating, -1 where it holds NaN."""
         with torch.no_grad():
             values = program.run_graph(program.graph_module, tensors_of(batch[0]))
-        return self._logits(values).argmax(dim=-1)
+        logits = self._logits(values)
+        return logits.argmax(dim=-1).masked_fill_(logits.isnan().any(dim=-1), -1)
 
     def _both(self, setting: Setting) -> tuple[Program, Program]:
         return self.frozen(setting), self.program
@@ -185,11 +195,6 @@ class Search:
                 fix="wrap the model so that it returns its logits first",
             )
         return logits
-
-    def _exact_answers(self, batch: Example) -> Tensor:
-        if id(batch) not in self._exact:
-            self._exact[id(batch)] = self.predict(self._fast_program, batch)
-        return self._exact[id(batch)]
 
     def _try(self, setting: Setting, batches: Sequence[Example], examples: str) -> float:
         kept = float(self.kept(setting, batches).double().mean())
@@ -249,7 +254,7 @@ class Search:
 
     def _differentiate(self, graph: fx.GraphModule, batch: Example, generator: torch.Generator) -> int:
         """Gradients of a random reading of a few answers; returns how many."""
-        size = len(self._exact_answers(batch))
+        size = len(self.exact_answers(batch))
         rows = min(size, _SENSITIVE_ROWS) if self.program.capture.dynamic else size
         tensors = [t[:rows] if t.ndim and t.shape[0] == size else t for t in tensors_of(batch[0])]
         arguments = [value.detach() for value in self.program.arguments(graph, tensors)]
