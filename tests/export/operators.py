@@ -11,12 +11,13 @@ _OWN = ("laser_fx", "laser_fx.body")
 
 # fmt: off
 OPERATORS = frozenset((
-    "Abs", "Add", "And", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "Conv", "CumSum", "Div",
-    "Equal", "Expand", "EyeLike", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual",
-    "GridSample", "Identity", "If", "IsNaN", "LayerNormalization", "Less", "LessOrEqual", "Loop", "MatMul",
-    "Max", "MaxPool", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean",
-    "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Shape", "Sigmoid", "Sign", "Sin", "Slice",
-    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Abs", "Add", "And", "ArgMax", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "CumSum", "Div", "Equal", "Expand", "EyeLike", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm",
+    "Greater", "GreaterOrEqual", "GridSample", "Identity", "If", "IsNaN", "LayerNormalization", "Less",
+    "LessOrEqual", "Loop", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Range",
+    "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu",
+    "Reshape", "Shape", "Sigmoid", "Sign", "Sin", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
+    "Tanh", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
 ))
 # fmt: on
 
