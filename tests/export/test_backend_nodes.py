@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,15 @@ _DTYPES = {
 }
 """Exports of models in bfloat16 and smaller dtypes are not for the CPU."""
 
-_NEWER = "written in an opset that this ONNX Runtime does not know yet"
-_FLOATS = ("FLOAT", "FLOAT16", "DOUBLE")
+_WRITTEN = 20
+"""The opset that files of ours have by default; ONNX IR 10 goes with it."""
+_NEWER = re.compile(r"test_(cast_(FLOAT|FLOAT16|DOUBLE)_to_(FLOAT|FLOAT16|DOUBLE)|range_\w+)")
+"""Written in an opset that this ONNX Runtime does not know yet: they are run in ours."""
+
 KNOWN = {
-    **{f"test_cast_{a}_to_{b}": _NEWER for a in _FLOATS for b in _FLOATS if a != b},
     "test_max_int16": "no kernel for int16",
     "test_min_int16": "no kernel for int16",
+    "test_range_float16_type_positive_delta": "float16 is of a later opset",
     "test_reduce_max_empty_set_bool": "not defined for an empty set of truth values",
 }
 """Tests that ONNX Runtime fails, each with the reason; one that passes has to be taken out."""
@@ -67,6 +71,15 @@ TESTS = _collected()
 
 def _array(value: Any) -> Any:
     return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+
+
+def _in_our_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.ir_version = 10
+    for opset in made.opset_import:
+        opset.version = _WRITTEN
+    return made
 
 
 def test_every_operator_has_tests() -> None:
@@ -106,7 +119,8 @@ def test_onnx_runtime_computes_what_onnx_says(name: str, level: str, request: py
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    session = onnxruntime.InferenceSession(test.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    model = _in_our_opset(test.model) if _NEWER.fullmatch(name) else test.model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for inputs, outputs in test.data_sets:
         feed = {value.name: _array(x) for value, x in zip(session.get_inputs(), inputs, strict=True)}
         for answer, expected in zip(session.run(None, feed), map(_array, outputs), strict=True):
