@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import laser_fx
 from laser_fx.compiler import CompiledModel
 from laser_fx.errors import VerificationError
-from laser_fx.export import to_onnx, verify_exported
+from laser_fx.export import to_onnx, verify_exported, write_reference
 from laser_fx.export.checksum import with_checksum
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import read_model_file
@@ -81,6 +81,12 @@ def test_levels_are_compared_where_the_file_is_shallow(file: Path) -> None:
     assert checked.max_error < 1e-4
     assert any("depth = 1" in run for run in checked.runs)
     assert not any("depth = 1," in run for run in checked.excused)
+
+
+def test_a_reference_that_cannot_be_compared_is_not_passed(compiled: CompiledModel, file: Path) -> None:
+    reference = write_reference(compiled.program, file, file.with_name("r.safetensors"))
+    with pytest.raises(VerificationError, match="could not be compared with those of the reference"):
+        verify_exported(file, reference)
 
 
 def test_a_nudged_file_is_the_same_but_for_its_weights(file: Path) -> None:
