@@ -23,8 +23,8 @@ def verify(
 ) -> None:
     """Check a file against its metadata, and its answers at two optimisation levels and against a reference batch.
 
-    Exit codes: 0 it holds; 1 it answers wrongly, or no run could be compared, or not the reference batch, since rounding
-    alone makes another answer; 2 it is missing, damaged, foreign or tampered with.
+    Exit codes: 0 it holds; 1 it answers wrongly, or no run could be compared, or not the reference batch, since
+    rounding alone makes another answer; 2 it is missing, damaged, foreign or tampered with.
     """
     with told():
         checked = verify_exported(file, reference)
