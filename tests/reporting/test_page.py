@@ -272,7 +272,7 @@ def test_each_table_is_downloaded(page: Page, whole: Report) -> None:
     assert (float(table[0]["fidelity"]), int(table[0]["rank"])) == (first.fidelity, first.rank)
 
 
-HOSTILE = "=</script><script>pwned=1</script><img src=x onerror=pwned=1>\u2028"
+HOSTILE = "=" + 300 * "m" + "</script><script>pwned=1</script><img src=x onerror=pwned=1>\u2028"
 
 
 def hostile(report: Report) -> Report:
@@ -282,13 +282,21 @@ def hostile(report: Report) -> Report:
     loop = Loop("loop_0", 2, carry=(HOSTILE,), source=HOSTILE, parameters=(HOSTILE,))
     changed = replace(report, model=HOSTILE, sites=sites, warnings=(HOSTILE,), picture=GraphPicture((node, node)))
     near = tuple(replace(miss, reason=HOSTILE, source=HOSTILE) for miss in report.near_misses)
-    return replace(changed, loops=LoopNest((loop,)), near_misses=near, environment={HOSTILE: HOSTILE})
+    moved = tuple(replace(series, carry=HOSTILE) for series in report.trajectories)
+    made = replace(changed, loops=LoopNest((loop,)), near_misses=near, environment={HOSTILE: HOSTILE})
+    return replace(made, trajectories=moved)
 
 
 def test_names_of_a_model_are_text(browser: Browser, whole: Report, tmp_path: Path) -> None:
     file = hostile(whole).to_html(tmp_path / "hostile.html")
-    with opened(browser, file) as it:
+    with opened(browser, file, width=360) as it:
         assert it.page.evaluate("typeof pwned") == "undefined"
+        assert fits(it.page)
+        for chart in ("heat", "carries"):
+            words = it.page.locator(f"#plot-{chart} svg text").evaluate_all(
+                "all => all.map(one => one.getBoundingClientRect().right)"
+            )
+            assert max(words) <= 360, chart
         assert it.page.locator("h1").inner_text() == HOSTILE
         assert it.page.locator("img").count() == 0
         assert "<script>" in it.page.locator("#picture").inner_text()

@@ -103,9 +103,9 @@ function showTip(_, event, item, value) {
 function lines(rows, { width, x, y, order, legend, extra = [] }) {
   const names = { domain: order, range: order.map((_, i) => COLOURS[i % COLOURS.length]) };
   const narrow = width < 560;
-  const colour = { field: "colour", type: "nominal", title: legend, scale: names, legend: order.length < 2 ? null : { orient: narrow ? "bottom" : "right", columns: 1, symbolType: "stroke" } };
+  const colour = { field: "colour", type: "nominal", title: legend, scale: names, legend: order.length < 2 ? null : { orient: narrow ? "bottom" : "right", columns: 1, symbolType: "stroke", ...(narrow ? { labelLimit: Math.max(80, width - 180) } : {}) } }; // beside it: this model, untrained
   const dash = hasControl && rows.some((row) => row.of === OF[1])
-    ? { strokeDash: { field: "of", type: "nominal", title: null, scale: { domain: OF, range: [[1, 0], [5, 4]] }, legend: { orient: narrow ? "bottom" : "right", symbolType: "stroke", symbolStrokeColor: "var(--ink)" } } }
+    ? { strokeDash: { field: "of", type: "nominal", title: null, scale: { domain: OF, range: [[1, 0], [5, 4]] }, legend: { orient: narrow ? "bottom" : "right", columns: 1, symbolType: "stroke", symbolStrokeColor: "var(--ink)" } } }
     : {};
   const at = { x: { field: "x", type: "quantitative", title: x, axis: { grid: false, tickMinStep: 1, format: "d" } }, y: { field: "y", type: "quantitative", ...y }, color: colour };
   return {

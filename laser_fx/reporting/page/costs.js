@@ -2,13 +2,13 @@
 
 function bars(width, rows, { order, kinds, unit, title }) {
   const colour = kinds.length > 1
-    ? { color: { field: "kind", type: "nominal", title: null, scale: { domain: kinds, range: kinds.map((_, i) => COLOURS[i % COLOURS.length]) }, legend: { orient: "top", columns: width < 560 ? 2 : kinds.length, symbolType: "square", symbolStrokeWidth: 0, symbolSize: 160 } } }
+    ? { color: { field: "kind", type: "nominal", title: null, scale: { domain: kinds, range: kinds.map((_, i) => COLOURS[i % COLOURS.length]) }, legend: { orient: "top", columns: width < 560 ? 2 : kinds.length, symbolType: "square", symbolStrokeWidth: 0, symbolSize: 160, labelLimit: 0.33 * width } } }
     : { color: { value: COLOURS[0] } };
   return {
     width, height: { step: 34 }, autosize: { type: "fit-x", contains: "padding" }, data: { values: rows },
     mark: { type: "bar", height: { band: 0.72 } },
     encoding: {
-      y: { field: "name", type: "nominal", sort: order, title: null, axis: { ticks: false, domain: false, labelFontSize: 13, labelColor: "var(--ink)" } },
+      y: { field: "name", type: "nominal", sort: order, title: null, axis: { ticks: false, domain: false, labelFontSize: 13, labelLimit: 0.45 * width, labelColor: "var(--ink)" } },
       x: { field: "value", type: "quantitative", title: `${title}, ${unit}`, axis: { tickCount: width < 560 ? 4 : 8, format: "~r" } },
       order: { field: "place" },
       tooltip: { field: "tip" },

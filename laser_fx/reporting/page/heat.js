@@ -77,7 +77,7 @@ function heatSpec(width) {
       tip: cellTip(site, cell),
     })),
   );
-  const y = { field: "row", type: "nominal", sort: null, title: null, axis: { labelExpr: "labels[datum.value]", ticks: false, domain: false } };
+  const y = { field: "row", type: "nominal", sort: null, title: null, axis: { labelExpr: "labels[datum.value]", labelLimit: 0.45 * width, ticks: false, domain: false } };
   const axis = { grid: false, domain: false, tickCount: Math.min(trips, width < 560 ? 6 : 16), format: "d" };
   const x = { field: "x", type: "quantitative", scale: { domain: [0, trips], nice: false }, axis, title: trips === 100 ? "percent of the call" : "iterations of the outermost loop" };
   const colour = { field: "kind", type: "nominal", title: kind.title, scale: { domain: kind.names, range: kind.colours }, legend: { orient: "top", columns: width < 560 ? 2 : 6, symbolType: "square", symbolStrokeWidth: 0, symbolSize: 160 } };
