@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
@@ -9,7 +10,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-__all__ = ["Harmless", "console", "encoding_of", "plain_text", "spelled", "visible"]
+__all__ = ["Harmless", "console", "encoding_of", "plain_text", "spell_out", "spelled", "visible"]
 
 # One character stands for one, so that columns stay where they are.
 _SPELLINGS = str.maketrans("▁▂▃▄▅▆▇█×–—−→⊃‖…✓✗≥≤·µΔλ∂", ".:-=+*#@x--->>|~+x><.udld")
@@ -36,6 +37,31 @@ def _spelled(character: str, encoding: str) -> str:
             continue
         return candidate
     return "?"
+
+
+def _what_is_lacking(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_spelled(character, error.encoding) for character in lacking), error.end
+
+
+_HANDLER = "laser_fx.spelled"
+codecs.register_error(_HANDLER, _what_is_lacking)
+
+
+def spell_out(*files: TextIO) -> None:
+    """From now on these are written to in characters that they have, whoever writes: a library's page of help, say.
+
+    >>> held = io.BytesIO()
+    >>> file = io.TextIOWrapper(held, encoding="ascii", write_through=True)
+    >>> spell_out(file)
+    >>> held.getvalue() if file.write("1 × 日…") else None
+    b'1 x ?~'
+    """
+    for file in files:
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(errors=_HANDLER)
 
 
 def encoding_of(file: TextIO) -> str:

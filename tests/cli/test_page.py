@@ -76,6 +76,14 @@ def test_a_terminal_without_utf_8_gets_ascii_from_end_to_end(tmp_path: Path) -> 
     assert done.stderr == b""
 
 
+def test_help_fits_a_narrow_terminal_without_utf_8(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "40", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from laser_fx.cli import app; app()", "demo", "--help"]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "~" in done.stdout.decode("ascii")  # where words were cut
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['laser-fx', 'diff', 'a.json', 'b.json']\nfrom laser_fx.cli import app; app()"
     for name in "ab":
