@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["WIDTH", "counted", "print_report", "render"]
 
 WIDTH = 120  # where nobody says how wide the page is
+_LEAST_WIDTH = 80
+"""A narrower terminal breaks lines by itself: in columns narrower than this the words go first."""
 _MOST_LINES = 200
 """Sites that stay exact, near-misses and warnings that are written out, of each."""
 
@@ -33,6 +35,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
     out = sys.stdout if file is None else file
     terminal = console(out)
     if terminal.is_terminal:
+        terminal.width = max(terminal.width, _LEAST_WIDTH)
         terminal.print(_page(report, terminal.width))
         return
     out.write(render(report, encoding=encoding_of(out)) + "\n")

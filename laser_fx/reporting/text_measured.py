@@ -99,13 +99,14 @@ def _verdict(dynamics: LoopDynamics) -> Text:
 
 
 def _memory(arms: Sequence[MemoryArm]) -> Table:
-    classes = list(dict.fromkeys(name for arm in arms for name in arm.classes))
-    table = _table("kept for backward", *classes, "all", "", "time", "gradient off by")
-    for arm in arms:
-        parts = (fmt.bytes_(arm.classes.get(name, 0)) for name in classes)
-        time = "–" if arm.time is None else f"{arm.time:.2f}×"
-        share = fmt.factor(arm.total, arms[0].total)
-        table.add_row(arm.name, *parts, fmt.bytes_(arm.total), share, time, fmt.significant(arm.gradient_error))
+    """A column for each way: there are few of them, and a terminal is narrow."""
+    table = _table("kept for backward", *(arm.name for arm in arms))
+    for name in dict.fromkeys(name for arm in arms for name in arm.classes):
+        table.add_row(name, *(fmt.bytes_(arm.classes.get(name, 0)) for arm in arms))
+    table.add_row("all", *(fmt.bytes_(arm.total) for arm in arms))
+    table.add_row("of eager", *(fmt.factor(arm.total, arms[0].total) for arm in arms))
+    table.add_row("time", *("–" if arm.time is None else f"{arm.time:.2f}×" for arm in arms))
+    table.add_row("gradient off by", *(fmt.significant(arm.gradient_error) for arm in arms))
     return table
 
 

@@ -103,11 +103,27 @@ def test_what_is_no_utf_8_has_ascii_guides_and_bars(report: Report) -> None:
     assert [len(line) for line in lines if "layers.0" in line] == [len(line) for line in plain if "layers.0" in line]
 
 
-def test_a_terminal_gets_colour(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_narrow_terminal_keeps_the_names_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    full_report(act=2).print(terminal)
+    for name in (
+        "FLOPs",
+        "saved for backward",
+        "loop_0_0_0 \x1b[0madd_3",
+        "elementwise",
+        "gradient off by",
+        "unrolled",
+    ):
+        assert name in terminal.getvalue(), name
+
+
+def test_a_terminal_gets_colour(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = Terminal()
@@ -130,7 +146,7 @@ def test_every_measurement_has_its_table() -> None:
         "step 144",  # from where on a carry is still
         "contracting",
         "the body draws random numbers",
-        "lean                  83.8 MiB",
+        "elementwise         161 MiB   132 MiB  83.8 MiB  8.05 MiB",
         "the plan keeps 204 MiB of 393 MiB, 52 %, in 12 values",
         "27,440 nodes are more than the 5,000 that were allowed",
         "untrained",
