@@ -13,6 +13,8 @@ from laser_fx.export.metadata import FileMetadata
 
 __all__ = ["halting_feed"]
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def halting_feed(metadata: FileMetadata, halt: bool | float | None) -> dict[str, npt.NDArray[Any]]:
     """The input for a caller's ``halt``.
@@ -27,8 +29,10 @@ def halting_feed(metadata: FileMetadata, halt: bool | float | None) -> dict[str,
     """
     if halt is None:
         return {}
-    if not isinstance(halt, bool | int | float) or math.isnan(halt):
-        raise OptionError(f"halt is {halt!r}", where="halt", fix="choose True, False, or a logit")
+    if not isinstance(halt, bool | int | float) or not (math.isinf(halt) or abs(halt) <= _LARGEST):
+        raise OptionError(
+            f"halt is {halt!r}", where="halt", fix="choose True, False, or a logit in the range of float32"
+        )
     if metadata.halt is None:
         raise InputError("the file does not halt", where="halt", fix="leave it out, or export with halt='an output'")
     if halt is True:

@@ -53,9 +53,15 @@ def wanted_providers(runtime: Any, asked: Sequence[Provider] | None) -> list[Pro
         asked: what the caller asks for; ``None``: CUDA where this build has it, then the CPU.
 
     Raises:
-        OptionError: one that this build does not have.
+        OptionError: one that this build does not have, or no list of providers.
     """
     available = runtime.get_available_providers()
+    if asked is not None and (isinstance(asked, str) or not asked or not all(map(_is_provider, asked))):
+        raise OptionError(
+            f"providers is {asked!r}",
+            where="providers",
+            fix=f"pass None or a list, of names or of (name, options): {', '.join(available)}",
+        )
     wanted: list[Provider] = [name for name in (CUDA, CPU) if name in available] if asked is None else list(asked)
     for provider in wanted:
         if name_of(provider) not in available:
@@ -67,6 +73,11 @@ def wanted_providers(runtime: Any, asked: Sequence[Provider] | None) -> list[Pro
     if CUDA in map(name_of, wanted):
         _preload(runtime)
     return wanted
+
+
+def _is_provider(value: object) -> bool:
+    with_options = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)
+    return isinstance(value[0] if with_options else value, str)  # type: ignore[index]
 
 
 def absent(runtime: Any, asked: Sequence[Provider] | None) -> dict[str, str]:

@@ -329,7 +329,8 @@ class OnnxModel:
         for name, value in values.items():
             expected = self._expected[name]
             dtype = expected.type.removeprefix("tensor(").removesuffix(")")
-            if _dtype(value) != _NUMPY_TYPES.get(dtype, dtype):
+            dtype = _NUMPY_TYPES.get(dtype, dtype)
+            if _dtype(value) != dtype:
                 raise InputError(f"{name!r} is {_dtype(value)}, not {dtype}", where=name, fix=f"cast it to {dtype}")
             shape = tuple(value.shape)
             if len(shape) != len(expected.shape) or not all(map(_fits, shape, expected.shape)):
@@ -419,7 +420,7 @@ def _depth(depths: Mapping[str, Depth], loop: str) -> Depth:
 
 
 def _trips(depth: Depth, trips: object) -> npt.NDArray[Any]:
-    if not isinstance(trips, int) or isinstance(trips, bool) or not 1 <= trips <= MAX_TRIPS:
+    if not isinstance(trips, int | np.integer) or isinstance(trips, bool) or not 1 <= trips <= MAX_TRIPS:
         raise OptionError(
             f"depth is {trips!r}", where=depth.input, fix=f"choose a whole number from 1 to {MAX_TRIPS:,}"
         )

@@ -135,6 +135,12 @@ def _opened(file: ModelFile, providers: Sequence[Provider] | None, level: str, o
 def _settings(runtime: Any, level: str, options: Any) -> Any:
     if isinstance(options, runtime.SessionOptions):
         return options
+    if not isinstance(options, Mapping | None):
+        raise OptionError(
+            f"session_options is {options!r}",
+            where="session_options",
+            fix="pass an onnxruntime.SessionOptions, or a dictionary of its attributes",
+        )
     settings = runtime.SessionOptions()
     settings.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     settings.log_severity_level = 3

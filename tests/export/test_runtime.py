@@ -93,7 +93,7 @@ def test_another_batch_size_is_taken(case: tuple[Any, OnnxModel]) -> None:
 def test_stats_are_those_of_the_last_call(tracked: tuple[Any, OnnxModel]) -> None:
     program, model = tracked
     assert model.stats == {}
-    model(*program.example_inputs, depth=6)
+    model(*program.example_inputs, depth=np.int64(6))
     assert model.stats["loop_0:up"].shape == (6, 5)
 
 
@@ -180,7 +180,7 @@ def test_wrong_inputs_are_named(case: tuple[Any, OnnxModel]) -> None:
         model(x, z, z)
     with pytest.raises(InputError, match=r"no input 'carry\.y'"):
         model(x, carry={"y": z})
-    with pytest.raises(InputError, match=r"'carry\.z' is float64"):
+    with pytest.raises(InputError, match=r"'carry\.z' is float64, not float32"):
         model(x, z.double())
     with pytest.raises(InputError, match="bfloat16"):
         model(x, z.bfloat16())
@@ -232,6 +232,12 @@ def test_a_file_of_another_tool_or_format(exported: Exported, tmp_path: Path) ->
         OnnxModel(rewritten(file, tmp_path / "b.onnx", lambda p: p.update({"laser_fx.format": "99"})))
     with pytest.raises(OnnxFileError, match="damaged"):
         OnnxModel(rewritten(file, tmp_path / "c.onnx", lambda p: p.update({"laser_fx.inputs": "["})))
+
+
+@pytest.mark.parametrize("providers", ["CPUExecutionProvider", [], [3], [("CPUExecutionProvider",)]])
+def test_providers_that_are_no_list_of_names(exported: Exported, providers: Any) -> None:
+    with pytest.raises(OptionError, match="providers is "):
+        OnnxModel(exported("one_loop")[1].path, providers=providers)
 
 
 def test_an_unknown_provider(exported: Exported) -> None:

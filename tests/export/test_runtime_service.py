@@ -134,6 +134,7 @@ def test_session_options_are_passed_through(case: tuple[Any, OnnxModel], tmp_pat
         ({"__class__": int}, "no session option"),
         ({"add_provider": 1}, "no session option"),
         ({"intra_op_num_threads": "many"}, "does not take 'many'"),
+        (1, "session_options is 1"),
     ],
 )
 def test_unknown_session_options_are_refused(case: tuple[Any, OnnxModel], options: Any, said: str) -> None:
