@@ -92,7 +92,7 @@ def to_onnx(
         depth_inputs: whether trip counts are inputs.
         verify: run the file in ONNX Runtime beside the program, at two optimisation levels.
         overwrite: replace a file that is there.
-        opset: version of the ONNX operators, at least 20.
+        opset: version of the ONNX operators, from 20 to the newest that the installed ``onnx`` knows.
         external_data: write the weights to a file beside this one, ``<name>.weights-<digest>.bin``, which the metadata
             names with its SHA-256; ``None``: where they are more than a gigabyte.
         halt: an output (batch,) of the model that says when an example is done, by its readable name: logits, done
@@ -107,7 +107,8 @@ def to_onnx(
 
     Raises:
         OutputPathError: the file cannot be written there.
-        OptionError: an unknown form, too old an opset, or a halting output that there is not, or of another shape.
+        OptionError: an unknown form, an opset that is too old or unknown, or a halting output that there is not, or of
+            another shape.
         ExportError: something in the graph has no ONNX, draws random numbers, or the program is for training; or its
             loop cannot be left early.
         VerificationError: the file does not answer as the program does. Nothing is left on disk.
@@ -119,8 +120,9 @@ def to_onnx(
         raise OptionError(f"form is {form!r}", where="to_onnx", fix=f"choose one of {', '.join(FORMS)}")
     if state is not None and form != "step":
         raise OptionError("state belongs to form='step'", where="to_onnx", fix="leave it out")
-    if opset < _LEAST_OPSET:
-        raise OptionError(f"opset is {opset}", where="to_onnx", fix=f"choose {_LEAST_OPSET} or later")
+    newest = onnx.defs.onnx_opset_version()
+    if type(opset) is not int or not _LEAST_OPSET <= opset <= newest:
+        raise OptionError(f"opset is {opset!r}", where="to_onnx", fix=f"choose one from {_LEAST_OPSET} to {newest}")
     halting = _halting(form, halt, halt_per, halt_above)
     if form == "step":
         built = build_step(program, depth_inputs=depth_inputs, opset=opset, state=state, halt=halting)

@@ -81,7 +81,8 @@ def verify_file(program: Exportable, path: Path, metadata: FileMetadata) -> Veri
     try:
         views, not_run = views_of(read_model_file(path))
     except OnnxFileError as error:
-        raise VerificationError(error.what, where=error.where, fix="pass verify=False, or report the model") from error
+        fix = f"{error.fix or 'report the model'}; or pass verify=False"
+        raise VerificationError(error.what, where="the file to be written", fix=fix) from error
     found = [_verify(ProgramInFloat32(program) if view.in_float32 else program, view, metadata) for view in views]
     runs, excused = (tuple(label for one in found for label in getattr(one, name)) for name in ("runs", "excused"))
     return Verification(runs, LEVELS, max(one.max_error for one in found), excused, not_run)

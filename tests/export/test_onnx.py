@@ -213,10 +213,17 @@ def test_a_vector_operand_is_right_at_every_optimisation_level(make: Make, tmp_p
     assert file.verification.max_error < 1e-5
 
 
-@pytest.mark.parametrize("change", [{"form": "folded"}, {"opset": 17}])
+@pytest.mark.parametrize("change", [{"form": "folded"}, {"opset": 17}, {"opset": 99}, {"opset": "20"}])
 def test_wrong_options_are_refused(make: Make, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         to_onnx(make("one_loop"), tmp_path / "m.onnx", **change)
+
+
+def test_an_opset_that_onnx_runtime_lacks_is_named_with_the_way_out(make: Make, tmp_path: Path) -> None:
+    newest = onnx.defs.onnx_opset_version()  # always ahead of ONNX Runtime's
+    with pytest.raises(VerificationError, match=rf"has opset {newest}[^$]*export with opset=\d\d; or pass"):
+        to_onnx(make("one_loop"), tmp_path / "m.onnx", opset=newest)
+    assert list(tmp_path.iterdir()) == []
 
 
 def relabel(program: Any, old: Any, new: Any) -> None:
