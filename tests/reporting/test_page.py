@@ -95,6 +95,24 @@ def test_the_theme_follows_the_system_and_the_switch(page: Page) -> None:
     assert background(page) == LIGHT
 
 
+REFUSE = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused') } })"
+
+
+def test_the_theme_is_remembered_where_the_browser_allows_that(shared: Opened, page: Page) -> None:
+    def again() -> str:
+        page.reload()
+        shared.ready()
+        return background(page)
+
+    page.get_by_text("Dark", exact=True).click()
+    assert again() == DARK
+    assert page.locator("[name=theme][value=dark]").is_checked()
+    page.evaluate(REFUSE)
+    page.get_by_text("Light", exact=True).click()
+    assert background(page) == LIGHT
+    assert again() == DARK
+
+
 def test_each_loop_of_the_picture_closes_and_opens(page: Page) -> None:
     for name in reversed(LOOPS):
         head = page.locator(f'#picture [data-thing="loop:{name}"]')

@@ -1,9 +1,26 @@
 // Puts the page together, and says when it can be used.
 
+const THEME = "laser-fx-theme";
+
+/** Runs what reads or writes the browser's storage, which it may refuse to a file: then nothing is remembered. */
+function stored(use) {
+  try {
+    return use(localStorage);
+  } catch {
+    return null;
+  }
+}
+
 function startTheme() {
+  const kept = stored((storage) => storage.getItem(THEME));
   for (const choice of all("[name=theme]")) {
+    if (choice.value === kept) {
+      choice.checked = true;
+      document.documentElement.dataset.theme = kept;
+    }
     choice.addEventListener("change", () => {
       document.documentElement.dataset.theme = choice.value;
+      stored((storage) => storage.setItem(THEME, choice.value));
     });
   }
 }
