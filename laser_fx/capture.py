@@ -97,6 +97,7 @@ def capture(
         output_spec=flat.outputs.spec,
         mutations=mutations,
         grad_enabled=grad_enabled,
+        doubled=example is not call,
     )
 
 

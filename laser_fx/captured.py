@@ -33,6 +33,7 @@ class Captured:
         output_spec: the tree of the model's output.
         mutations: names of buffers that the leading outputs are copied back into.
         grad_enabled: whether gradients were on.
+        doubled: whether the caller gave a batch of one, and it stands twice in ``call``.
     """
 
     graph_module: fx.GraphModule
@@ -46,6 +47,7 @@ class Captured:
     output_spec: pytree.TreeSpec
     mutations: tuple[str, ...]
     grad_enabled: bool
+    doubled: bool = False
 
     @property
     def dynamic(self) -> bool:

@@ -286,6 +286,14 @@ def test_inspect_leaves_the_model_as_it_was(training: bool) -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
+def test_inspect_says_that_one_row_was_measured_as_two() -> None:
+    module = Contractive()
+    one, two = (laser_fx.inspect(module, torch.ones(rows, 32), measure=()) for rows in (1, 2))
+    assert one.flops == two.flops
+    assert [warning.partition(",")[0] for warning in one.warnings] == ["the example is a batch of one"]
+    assert two.warnings == ()
+
+
 class Branching(Parts):
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 0:  # the branch

@@ -47,6 +47,15 @@ def test_every_pass_of_a_program_is_a_file_headed_by_its_name(folder: Path) -> N
     assert [path.name for path in sorted(program.iterdir())[4:]] == ["05_insert_tracking.py"]
 
 
+def test_what_calibration_runs_is_written_too(folder: Path) -> None:
+    data = [torch.randn(8, 4) @ torch.randn(4, 32) for _ in range(4)]
+    laser_fx.calibrate(Contractive().eval(), data, tolerance=0.5, objectives=("activation", "answer"))
+    written = {path.stem.partition("_")[2]: path.read_text("utf-8") for path in folder.rglob("*.py")}
+    assert {"collect_moments", "collect_gradients"} <= written.keys()
+    assert ast.parse(written["collect_moments"]).body
+    assert ast.parse(written["collect_gradients"]).body
+
+
 def test_a_second_program_has_a_folder_of_its_own(folder: Path) -> None:
     for _ in range(2):
         made = graph()

@@ -18,6 +18,7 @@ from laser_fx.calibrator.checks import check_left
 from laser_fx.calibrator.directions import OBJECTIVES, Directions, directions
 from laser_fx.calibrator.examples import Example, Splits, Target, tensors_of
 from laser_fx.calibrator.fast import fast
+from laser_fx.dump import passed
 from laser_fx.errors import InputError
 from laser_fx.events import tell
 from laser_fx.intervals import paired_lower, wilson
@@ -234,6 +235,7 @@ class Search:
         stage, count = "measuring the activations", len(self.sites)
         tell(logging.INFO, "calibrating", "calibrate: %s of %d sites", stage, count, stage=stage, sites=count)
         graph, moments = collect_moments(self.program.rolled, self.placed)
+        passed(self.program.captured, "collect_moments", graph, type(self.program.model).__name__)
         with torch.no_grad():
             for inputs, _ in self.splits.searched:
                 self.program.run_graph(graph, tensors_of(inputs))
@@ -244,6 +246,7 @@ class Search:
         stage, count = "measuring what the answer depends on", len(self.sites)
         tell(logging.INFO, "calibrating", "calibrate: %s", stage, stage=stage, sites=count)
         graph, found = collect_gradients(self.program.rolled, self.placed)
+        passed(self.program.captured, "collect_gradients", graph, type(self.program.model).__name__)
         generator = torch.Generator().manual_seed(_SEED)
         seen = 0
         for batch in self.splits.searched:

@@ -207,6 +207,11 @@ def _warnings(program: Program, sites: Sequence[SiteReport]) -> tuple[str, ...]:
     exact = sum(site.exact for site in sites)
     if exact:
         found.append(f"{exact} steps fell below the fidelity even after a reset and used the exact activation")
+    if program.capture.doubled:
+        found.append(
+            "the example is a batch of one, and was measured as two equal rows, which leaves the batch free:"
+            " FLOPs and bytes are those of both"
+        )
     if program.capture.guards:
         found.append("the graph holds for the captured sizes only: " + "; ".join(program.capture.guards))
     return tuple(found)

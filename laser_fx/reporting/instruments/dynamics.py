@@ -69,6 +69,9 @@ class _Dynamics(Watcher):
             return
         jacobian = Jacobian(_body(loop), inputs, self.places[name])
         self.sizes[name] = jacobian.size
+        if not jacobian.size:
+            self.why_not[name] = "what is carried holds no number: the example inputs are empty"
+            return
         if jacobian.size > _LARGEST:
             self.why_not[name] = f"{jacobian.size:,} numbers are carried, more than {_LARGEST:,}: give it fewer rows"
             return

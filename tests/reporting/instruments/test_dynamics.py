@@ -161,6 +161,8 @@ def test_dropout_is_no_obstacle_in_evaluation() -> None:
 
 
 def test_what_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty,) = measured(Contractive(), torch.randn(0, 32))
+    assert empty.not_measured == "what is carried holds no number: the example inputs are empty"
     (random,) = measured(Noisy(), torch.randn(3, 32))
     assert random.not_measured == "the body draws random numbers"
     monkeypatch.setattr(dynamics, "_LARGEST", 10)
