@@ -253,12 +253,18 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--parts", type=Path, help="keep each family here, and take those that are kept already")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
+    earlier = _kept(chosen.families, chosen.parts)
     parts = [_part(family, chosen.parts) for family in chosen.families]
-    summary = _summary(parts)
+    summary = {**_summary(parts), "of earlier runs": sorted(earlier)}
     print(json.dumps({key: summary[key] for key in ("cells", "outcomes", "largest errors")}, indent=2))
     if chosen.json is not None:
         _write(chosen.json, summary)
     return 1 if summary["failures"] else 0
+
+
+def _kept(families: Iterable[str], folder: Path | None) -> list[str]:
+    """Families that an earlier run left, be it of other code than today's."""
+    return [] if folder is None else [family for family in families if (folder / f"{family}.json").exists()]
 
 
 def _part(family: str, folder: Path | None) -> dict[str, Any]:
