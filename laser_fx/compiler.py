@@ -16,7 +16,7 @@ from laser_fx.call import flatten_call
 from laser_fx.compiled import CompiledModel, compiled_copy, unchecked
 from laser_fx.errors import InputError, OptionError
 from laser_fx.loops import Site
-from laser_fx.options import Options
+from laser_fx.options import Options, Sites
 from laser_fx.program import Mode
 from laser_fx.programs import autocast_of
 from laser_fx.reporting import Report
@@ -164,6 +164,7 @@ def calibrate(
     objectives: Sequence[Objective] = ("activation", "output", "answer"),
     rank_schedules: Sequence[tuple[RankShare, ...]] = (),
     exact_sites: Collection[str] | Callable[[Site], bool] = (),
+    sites: Sites = "paying",
 ) -> Calibration:
     """Find bases with which a model answers as before, in fewer operations.
 
@@ -187,6 +188,9 @@ def calibrate(
         objectives: those to try, alone, and activation and output mixed by site.
         rank_schedules: those to try with the best family, see `Options`.
         exact_sites: keys of sites that stay exact, or what says so of a site.
+        sites: ``"paying"`` leaves a site exact where the cost model finds no basis that keeps the answers faster than
+            the linear, at the sizes of ``data``: give batches as large as those that will be served; ``"all"`` asks for
+            fewer operations alone.
 
     Raises:
         InputError: too little data to show anything, batches or answers that do not fit together, predictions of one
@@ -205,7 +209,7 @@ def calibrate(
     ...         return x
     >>> data = [torch.randn(64, 2) @ torch.eye(2, 8) for _ in range(6)]
     >>> model = Looped()
-    >>> found = calibrate(model, data, tolerance=0.05)
+    >>> found = calibrate(model, data, tolerance=0.05, sites="all")  # it is too small to become faster
     >>> found.flops_share <= 1.0
     True
     >>> compiled = compile(model.eval(), (data[0],), options=Options(basis="frozen"), calibration=found)
@@ -220,6 +224,7 @@ def calibrate(
         objectives=objectives,
         rank_schedules=rank_schedules,
         exact_sites=exact_sites,
+        sites=sites,
     )
 
 

@@ -30,6 +30,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "backend_graph": ("trips", "sites"),
     "backend_refused": ("error",),
     "calibrating": ("stage", "sites"),
+    "nothing_pays": ("sites",),
     "calibration_trial": ("family", "flops_share", "kept", "examples"),
     "measuring": ("stage", "done", "of"),
     "exported": ("path", "form", "bytes", "nodes", "verified", "seconds"),

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from laser_fx.calibration import check_schedule
 from laser_fx.errors import OptionError
 
-__all__ = ["Options"]
+__all__ = ["Options", "Sites"]
 
 Forward = Literal["lowrank", "exact"]
 Basis = Literal["tracked", "frozen", "per_step"]

@@ -47,12 +47,12 @@ def frozen(model: nn.Module, found: Calibration, **options: Any) -> Any:
 
 
 def calibrated(model: nn.Module, **options: Any) -> Calibration:
-    return laser_fx.calibrate(model, data(), **{"tolerance": 0.05, **options})
+    return laser_fx.calibrate(model, data(), **{"tolerance": 0.05, "sites": "all", **options})
 
 
 def test_fewer_operations_keep_the_answers() -> None:
     model, batches = Looped(), data()
-    found = laser_fx.calibrate(model, batches, tolerance=0.05)
+    found = laser_fx.calibrate(model, batches, tolerance=0.05, sites="all")
     assert found.flops_share < 0.7
     assert found.exact == 1.0
     assert found.held_out == 2 * 64
@@ -66,6 +66,12 @@ def test_fewer_operations_keep_the_answers() -> None:
     assert {t.examples for t in found.trials} == {"searched", "selected"}
     assert len(found.carry) == 4
     assert all(0.5 < step.cosine <= 1.0 and 0.0 < step.error < 1.0 for step in found.carry)
+
+
+def test_what_is_too_small_to_become_faster_stays_exact(caplog: pytest.LogCaptureFixture) -> None:
+    found = laser_fx.calibrate(Looped(), data(), tolerance=0.05, objectives=("activation",))
+    assert (found.bases, found.flops_share, found.kept) == ({}, 1.0, 1.0)
+    assert "no basis makes any of 2 sites faster" in caplog.text
 
 
 def test_a_full_basis_of_either_objective_is_the_linear() -> None:
@@ -158,6 +164,7 @@ def test_a_frozen_model_is_copied_pickled_and_exported(tmp_path: Path) -> None:
         ({"tolerance": "5 %"}, OptionError, "tolerance is '5 %'"),
         ({"target": "accuracy", "answers": [torch.ones(64, 1)] * 6}, InputError, r"answers are \(64, 1\)"),
         ({"basis": "tracked"}, OptionError, "basis is 'tracked'"),
+        ({"sites": "some"}, OptionError, "sites is 'some'"),
         ({"objectives": ("accuracy",)}, OptionError, "objectives is"),
         ({"objectives": ()}, OptionError, "objectives is"),
         ({"rank_schedules": [(2.0,)]}, OptionError, "2.0 is no share"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -12,11 +12,15 @@ from laser_fx.calibrator.directions import Directions
 from laser_fx.loops import LoopNest, Site
 from laser_fx.passes.rank_schedule import Schedule, rank_at, shares
 
-__all__ = ["Costs", "allocate"]
+__all__ = ["Costs", "Pays", "allocate"]
 
 _HALVINGS = 40
 _PRICES = -80.0, 80.0
 """Logarithms of the least and the highest price of an operation, in losses of the answer."""
+
+
+Pays = Callable[[Site, int], bool]
+"""Whether a basis of some rank is faster at a site than the exact linear."""
 
 
 class Costs:
@@ -53,7 +57,11 @@ class Costs:
 
 
 def allocate(
-    choices: Mapping[str, Sequence[Directions]], costs: Costs, target: float, left: Iterable[str] = ()
+    choices: Mapping[str, Sequence[Directions]],
+    costs: Costs,
+    target: float,
+    left: Iterable[str] = (),
+    pays: Pays | None = None,
 ) -> dict[str, SiteBasis]:
     """Bases that take at most this share of the exact operations, or as few as can be.
 
@@ -62,9 +70,10 @@ def allocate(
         costs: of ranks.
         target: the share.
         left: sites that stay exact.
+        pays: whether a basis of some rank may be taken at a site; None: any that takes fewer operations.
     """
     keys = [key for key in costs.sites if key not in set(left)]
-    curves = {key: [_curve(choice, costs, key) for choice in choices[key]] for key in keys}
+    curves = {key: [_curve(choice, costs, key, pays) for choice in choices[key]] for key in keys}
     fixed = sum(costs.of(key, None) for key in costs.sites if key not in curves)
 
     def chosen(price: float) -> dict[str, tuple[int, int]]:
@@ -84,10 +93,14 @@ def allocate(
 Curve = tuple[torch.Tensor, torch.Tensor]
 
 
-def _curve(choice: Directions, costs: Costs, key: str) -> Curve:
-    """Losses and operations by rank, from 1 on."""
-    ranks = range(1, len(choice.tails))
-    return choice.tails[1:].cpu(), torch.tensor([float(costs.of(key, rank)) for rank in ranks], dtype=torch.float64)
+def _curve(choice: Directions, costs: Costs, key: str, pays: Pays | None) -> Curve:
+    """Losses and operations by rank, from 1 on; what does not pay takes infinitely many."""
+    site = costs.sites[key]
+    operations = [
+        float(costs.of(key, rank)) if pays is None or pays(site, rank) else math.inf
+        for rank in range(1, len(choice.tails))
+    ]
+    return choice.tails[1:].cpu(), torch.tensor(operations, dtype=torch.float64)
 
 
 def _cheapest(curves: Sequence[Curve], price: float, exact: int) -> tuple[int, int] | None:

@@ -10,13 +10,14 @@ from torch import Tensor
 from laser_fx.calibration import Objective, check_schedule
 from laser_fx.calibrator.examples import Example, tensors_of
 from laser_fx.errors import InputError, NonFiniteError, OptionError
+from laser_fx.options import Sites
 
 __all__ = ["check_answers", "check_asked", "check_batches", "check_left"]
 
 _KINDS = ("frozen", "per_step")
 
 
-def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable[object]) -> None:
+def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable[object], sites: object) -> None:
     """Refuse families of settings that there are not.
 
     Raises:
@@ -24,6 +25,8 @@ def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable
     """
     if basis not in _KINDS:
         raise _bad("basis", basis, f"choose {' or '.join(map(repr, _KINDS))}")
+    if sites not in get_args(Sites):
+        raise _bad("sites", sites, f"choose {' or '.join(map(repr, get_args(Sites)))}")
     known = get_args(Objective)
     if isinstance(objectives, str) or not objectives or not set(objectives) <= set(known):
         raise _bad("objectives", objectives, f"choose one or more of {', '.join(map(repr, known))}, as a tuple")

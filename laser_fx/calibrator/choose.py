@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,18 @@ from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, ch
 from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
 from laser_fx.compiled import CompiledModel
 from laser_fx.errors import InputError
-from laser_fx.options import Options
+from laser_fx.events import tell
+from laser_fx.options import Options, Sites
 from laser_fx.passes.find_sites import find_sites
 from laser_fx.passes.rank_schedule import Schedule
 from laser_fx.program import Program
 
 __all__ = ["calibrate"]
+
+_NOTHING_PAYS = (
+    "calibrate: at these sizes no basis makes any of %d sites faster, so that all stay exact; "
+    "sites='all' asks for fewer operations alone"
+)
 
 
 def calibrate(
@@ -35,19 +42,22 @@ def calibrate(
     objectives: Sequence[Objective] = OBJECTIVES,
     rank_schedules: Sequence[Schedule] = (),
     exact_sites: Left = (),
+    sites: Sites = "paying",
 ) -> Calibration:
     """See `laser_fx.compiler.calibrate`."""
-    check_asked(basis, objectives, rank_schedules)
+    check_asked(basis, objectives, rank_schedules, sites)
     batches = batches_of(data, answers, target, tolerance)
     check_batches(batches)
     was_training = model.training
     model.eval()
     try:
-        search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites)
+        search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites, paying=sites == "paying")
         for number, batch in enumerate(batches):
             check_answers(batch[1] if target == "accuracy" else None, search.exact_answers(batch), number)
         selected = search.splits.selected
         check_examples(len(search.exact(selected)), [search.wanted(batch) for batch in batches], tolerance)
+        if search.paying and search.hopeless("frozen"):
+            tell(logging.WARNING, "nothing_pays", _NOTHING_PAYS, len(search.sites), sites=len(search.sites))
         return search.report(_best(search, tolerance, basis, objectives, rank_schedules))
     finally:
         model.train(was_training)

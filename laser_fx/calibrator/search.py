@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.calibration import Calibration, Objective, SiteBasis, Trial
-from laser_fx.calibrator.allocate import Costs, allocate
+from laser_fx.calibrator.allocate import Costs, Pays, allocate
 from laser_fx.calibrator.carry import compared, trajectory
 from laser_fx.calibrator.checks import check_left
 from laser_fx.calibrator.directions import OBJECTIVES, Directions, directions
@@ -26,6 +26,7 @@ from laser_fx.loops import Site
 from laser_fx.passes.collect_gradients import collect_gradients
 from laser_fx.passes.collect_moments import collect_moments
 from laser_fx.passes.find_sites import find_sites
+from laser_fx.passes.folding_pays import folding
 from laser_fx.passes.freeze import freeze
 from laser_fx.passes.rank_schedule import Schedule
 from laser_fx.program import Program
@@ -82,10 +83,13 @@ class Search:
         target: what counts as kept.
         splits: examples.
         left: sites that stay exact.
+        paying: whether a site has only bases with which it is faster, by the cost model, at the sizes of the program.
     """
 
-    def __init__(self, program: Program, target: Target, splits: Splits, left: Left = ()) -> None:
-        self.program, self.target, self.splits = program, target, splits
+    def __init__(
+        self, program: Program, target: Target, splits: Splits, left: Left = (), *, paying: bool = False
+    ) -> None:
+        self.program, self.target, self.splits, self.paying = program, target, splits, paying
         self.placed = find_sites(program.rolled, program.capture.states, of_parameters=True)
         self.sites = {p.site.key: p.site for p in self.placed}
         if not callable(left):
@@ -103,7 +107,7 @@ class Search:
             for key in self.sites
             if key not in self.left
         }
-        bases = allocate(choices, costs, share, self.left)
+        bases = allocate(choices, costs, share, self.left, _pays(family.basis) if self.paying else None)
         return Setting(family, bases, costs.share(bases))
 
     def kept(self, setting: Setting, batches: Sequence[Example]) -> Tensor:
@@ -111,6 +115,12 @@ class Search:
         program = self.frozen(setting)
         program = replace(program, graph_module=fast(program.graph_module))
         return torch.cat([_same(self.predict(program, batch), self.wanted(batch)) for batch in batches])
+
+    def hopeless(self, basis: BasisKind) -> bool:
+        """Whether no basis of any rank would make any site faster."""
+        pays = _pays(basis)
+        sites = [site for key, site in self.sites.items() if key not in self.left]
+        return not any(pays(site, rank) for site in sites for rank in range(1, min(site.features, site.outputs)))
 
     def exact(self, batches: Sequence[Example]) -> Tensor:
         """The same of the exact model."""
@@ -267,6 +277,10 @@ class Search:
             if logits.requires_grad:
                 (logits * reading).sum().backward()
         return rows
+
+
+def _pays(basis: BasisKind) -> Pays:
+    return lambda site, rank: folding(site, rank, basis=basis).pays
 
 
 def _calibration(setting: Setting, target: str) -> Calibration:

@@ -33,7 +33,7 @@ ORTHONORMALISING_FLOPS = 20e3
 BYTES = 10e3
 """Bytes that are read, or read and written, in a microsecond."""
 
-STEP = {"frozen": 5.0, "tracked": 15.0}
+STEP = {"frozen": 5.0, "per_step": 5.0, "tracked": 15.0}
 """Microseconds of a step's nodes, whatever the sizes."""
 
 COLUMN = 5.0
@@ -45,7 +45,7 @@ REFRESH = 80.0
 _MARGIN = 0.95
 """A site is approximated only where that saves at least a twentieth of its time."""
 
-Basis = Literal["tracked", "frozen"]
+Basis = Literal["tracked", "frozen", "per_step"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def folding(
     Args:
         site: its sizes at the example inputs.
         rank: k, the columns of the basis.
-        basis: ``"frozen"`` ones cost nothing but their products; ``"tracked"`` ones are measured and refreshed.
+        basis: ``"frozen"`` ones cost nothing but their products, ``"per_step"`` ones are also taken out of those of all
+            steps; ``"tracked"`` ones are measured and refreshed.
         objective: what the basis keeps, ``"activation"`` or ``"output"``.
         done: what each step did on the example inputs; ``None``: the first step makes the basis, and all others keep
             it, which is the least that a tracked basis can take.
@@ -103,7 +104,8 @@ def folding(
     n, d, f = site.rows, site.features, site.outputs
     exact = _product(n, d, f)
     kept = _product(n, d, rank) + _product(n, rank, f) + STEP[basis]
-    if basis == "frozen":
+    if basis != "tracked":
+        kept += _moved(rank * (d + f)) if basis == "per_step" else 0.0
         return Folding(site.steps * exact, site.steps * kept)
     kept += _product(n, d, PROBES) if objective == "output" else _moved(n * d)
     kept += _moved(2 * n * rank + rank * (d + f))  # coefficients are measured, the basis is handed on

@@ -51,6 +51,14 @@ def test_the_better_choice_is_taken_and_left_sites_stay_exact() -> None:
     assert torch.equal(found["loop_0_0:a"].basis, good.basis[:, : found["loop_0_0:a"].rank])
 
 
+def test_ranks_that_do_not_pay_are_not_taken() -> None:
+    costs, one = Costs([site("a"), site("b")], NEST), choice([9.0, 1e-3, 1e-4, 1e-5])
+    both = {"loop_0_0:a": [one], "loop_0_0:b": [one]}
+    assert {key: basis.rank for key, basis in allocate(both, costs, 0.0).items()} == dict.fromkeys(both, 1)
+    found = allocate(both, costs, 0.0, pays=lambda site, rank: site.name == "a" and rank >= 2)
+    assert {key: basis.rank for key, basis in found.items()} == {"loop_0_0:a": 2}
+
+
 @pytest.mark.parametrize("schedule", [None, (0.5, 1.0, "exact")])
 def test_counted_operations_are_those_of_the_graph(schedule: Any) -> None:
     model = solve(4)

@@ -105,7 +105,7 @@ class Settling(Contractive):
 def test_fixed_bases_halt_by_rows_and_keep_no_statistics(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Settling().eval(), low_rank(6, 5, 32)
-    found = laser_fx.calibrate(model, [(low_rank(6, 5, 32),) for _ in range(4)], tolerance=0.6)
+    found = laser_fx.calibrate(model, [(low_rank(6, 5, 32),) for _ in range(4)], tolerance=0.6, sites="all")
     compiled = laser_fx.compile(model, (x,), options=Options(basis="frozen"), calibration=found)
     file = compiled.to_onnx(tmp_path / "m.onnx", halt="done", halt_per="example")
     assert file.verification is not None

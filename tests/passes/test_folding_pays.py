@@ -50,6 +50,7 @@ def test_steps_that_are_all_exact_never_pay() -> None:
 
 def test_a_frozen_basis_costs_its_products_alone() -> None:
     frozen = folding(WIDE, 64, basis="frozen")
+    assert folding(WIDE, 64, basis="per_step").folded > frozen.folded
     assert frozen.folded < folded().folded
     assert frozen.exact == folded().exact
 

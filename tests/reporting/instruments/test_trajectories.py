@@ -78,7 +78,7 @@ def calibrated() -> tuple[nn.Module, Tensor, Calibration]:
     module = Contractive().eval()
     directions = torch.randn(4, 32)
     data = [torch.randn(12, 4) @ directions for _ in range(6)]
-    return module, data[0], laser_fx.calibrate(module, data, tolerance=0.4, objectives=("activation",))
+    return module, data[0], laser_fx.calibrate(module, data, tolerance=0.4, objectives=("activation",), sites="all")
 
 
 @pytest.mark.parametrize("schedule", [None, (0.5, 1.0, "exact")])
