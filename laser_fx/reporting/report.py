@@ -178,7 +178,7 @@ def _check_schemas(data: Any, where: str = "schema") -> None:
         schema = data.get("schema")
         if type(schema) is not int or schema not in _READABLE:
             raise InputError(
-                f"the report has schema {schema!r}, this version reads {' and '.join(map(str, _READABLE))}",
+                f"the report has schema {schema!r}, this version reads {', '.join(map(str, _READABLE))}",
                 where=where,
                 fix="make the report again, or read it with the version of laser-fx that wrote it",
             )
