@@ -21,13 +21,14 @@ from playwright.sync_api import Page
 import laser_fx
 from laser_fx.options import Options
 from laser_fx.reporting import Report
+from laser_fx.reporting.instruments.choose import OF_WEIGHTS, Measure
 from laser_fx.zoo import TRM, Solve, held_out, load
 from tests.reporting.browser import opened, started
 
 DOCS = Path(__file__).parents[2] / "docs"
 STEPS, PUZZLES, FIDELITY = 3, 4, 0.99
 GAP = 12
-MEASURES = ("picture", "spectra", "trajectories")
+MEASURES: tuple[Measure, ...] = ("picture", "spectra", "trajectories", "dynamics", "memory")
 
 
 def main() -> None:
@@ -47,30 +48,32 @@ def _kept(path: Path) -> Report:
 def measured() -> Report:
     """The trained model, the untrained one beside it."""
     trained = load("attention")
-    report = _measured(trained)
+    report = _measured(trained, MEASURES)
     torch.manual_seed(1)
-    return replace(report, control=replace(_measured(TRM(trained.config)), picture=None))
+    return replace(report, control=_measured(TRM(trained.config), OF_WEIGHTS))
 
 
-def _measured(model: TRM) -> Report:
+def _measured(model: TRM, measures: tuple[Measure, ...]) -> Report:
     inputs = held_out("attention", PUZZLES)["inputs"]
     options = Options(fidelity=FIDELITY, sites="all")
     compiled = laser_fx.compile(Solve(model, STEPS).eval(), example_inputs=(inputs,), options=options)
     with torch.no_grad():
         compiled(inputs)
-    return compiled.report(measure=MEASURES, training=False)
+    return compiled.report(measure=measures, training="memory" in measures)
 
 
 def photographed(report: Report) -> None:
-    """A wide window in light colours, one in dark colours further down, and a phone at three places."""
+    """A wide window in light colours, further down one in dark colours and one on dynamics; a phone at three places."""
     with tempfile.TemporaryDirectory() as folder, started() as browser:
         file = report.to_html(Path(folder) / "report.html")
         with opened(browser, file, 1280, 1500, reduced_motion="reduce") as it:
             _saved("report.png", [_seen(it.page)])
         with opened(browser, file, 1280, 1400, color_scheme="dark", reduced_motion="reduce") as it:
             _saved("page-dark.png", [_seen(it.page, "steps")])
+        with opened(browser, file, 1280, 1300, reduced_motion="reduce") as it:
+            _saved("page-dynamics.png", [_seen(it.page, "dynamics")])
         with opened(browser, file, 390, 760, reduced_motion="reduce") as it:
-            _saved("page-phone.png", [_seen(it.page, place) for place in ("about", "sites", "steps")])
+            _saved("page-phone.png", [_seen(it.page, place) for place in ("about", "sites", "steps", "dynamics")])
 
 
 def _seen(page: Page, place: str = "about") -> Image.Image:

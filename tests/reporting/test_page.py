@@ -390,6 +390,8 @@ def test_paper_is_white_and_has_every_chart(page: Page) -> None:
     for name in CHARTS:
         assert page.locator(f"#plot-{name} svg").is_visible()
     assert len(page.pdf()) > 50_000
+    page.set_viewport_size({"width": 780, "height": 1000})  # as wide as a sheet
+    assert page.get_by_role("button", name="Lowest fidelity").count() == 0
 
 
 def test_a_chart_is_drawn_anew_for_another_width(page: Page) -> None:

@@ -110,7 +110,7 @@ function stepsSpec(width) {
   const cells = stretches(site, 600);
   const rows = cells.map((cell) => ({ x: cell.first, lost: cell.lost === null ? null : Math.max(1e-6, 1e-6 * cell.lost), rank: cell.rank, did: DID[cell.did], tip: cellTip(site, cell) }));
   const x = { field: "x", type: "quantitative", title: null, axis: { grid: false, tickMinStep: 1, format: "d" }, scale: { nice: false } };
-  const did = { field: "did", type: "nominal", title: "basis", scale: { domain: DID, range: HEAT.basis.colours }, legend: { orient: "top", symbolType: "circle" } };
+  const did = { field: "did", type: "nominal", title: "basis", scale: { domain: DID, range: ["var(--dim)", ...HEAT.basis.colours.slice(1)] }, legend: { orient: "top", symbolType: "circle" } }; // a cell may be pale, a dot may not
   const inner = { width: Math.max(180, width - 84), height: 150 };
   const lost = { field: "lost", type: "quantitative", scale: { type: "log" }, title: "1 − fidelity", axis: { values: POWERS, format: "~e" } };
   return {
