@@ -56,12 +56,13 @@ def percent(share: float | None) -> str:
 def fidelity(value: float | None) -> str:
     """Five digits, cut off and never rounded up: what reads as 0.999 is at least 0.999.
 
-    >>> fidelity(0.99899999), fidelity(1.0), fidelity(float("nan")), fidelity(None)
-    ('0.99899', '1.00000', 'NaN', '–')
+    >>> fidelity(0.99899999), fidelity(1.0), fidelity(float("nan")), fidelity(1e308), fidelity(None)
+    ('0.99899', '1.00000', 'NaN', 'NaN', '–')
     """
     if value is None:
         return "–"
-    return "NaN" if math.isnan(value) else f"{math.floor(value * 1e5) / 1e5:.5f}"
+    cut = value * 1e5
+    return f"{math.floor(cut) / 1e5:.5f}" if math.isfinite(cut) else "NaN"
 
 
 def factor(after: float | None, before: float) -> str:

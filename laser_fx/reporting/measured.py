@@ -54,7 +54,8 @@ class StepSpectrum:
         """Exponential of the entropy of the energies shown: 1 for one direction, k for k equal ones."""
         energies = [value * value for value in self.values if value > 0]
         total = sum(energies)
-        return exp(-sum(e / total * log(e / total) for e in energies)) if total else 0.0
+        shares = [share for energy in energies if total and (share := energy / total) > 0]
+        return exp(-sum(share * log(share) for share in shares)) if shares else 0.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["field_types", "parsed", "plain"]
 
+_LARGEST = 2**64
+
 
 def plain(value: Any) -> Any:
     """Dictionaries, lists, texts and finite numbers alone; NaN and infinities become ``None``.
@@ -116,6 +118,8 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is float and data is None:
         return math.nan
     is_number = isinstance(data, (int, float)) and not isinstance(data, bool)
+    if isinstance(data, int) and abs(data) > _LARGEST:
+        raise TypeError(f"{where or 'it'} is a whole number of more than 64 bits")  # so long a one cannot be drawn
     if kind is float and is_number:
         return float(data)
     if isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):

@@ -11,7 +11,7 @@ from torch import fx, nn
 from laser_fx.errors import InputError
 from laser_fx.loops import Loop, LoopNest, Site, Step
 from laser_fx.options import Options
-from laser_fx.reporting import SCHEMA, Flops, Report, SiteReport
+from laser_fx.reporting import SCHEMA, Flops, Report, SiteReport, StepSpectrum
 from tests.reporting.conftest import full_report
 
 SITE = Site("mlp.down", "loop_0", "mlp.down.weight", 72, 768, 256, steps=2, rank=64)
@@ -37,6 +37,8 @@ def test_everything_that_can_be_measured_survives_json() -> None:
         ({"dynamics": [{"loop": "loop_0", "size": "many"}]}, "dynamics[0].size"),
         ({"trajectories": [{"loop": "loop_0", "carry": "z", "steps": [{"change": "much"}]}]}, "steps[0].change"),
         ({"memory": [{"name": "lean", "classes": {"norm": 0.5}}]}, "memory[0].classes.norm"),
+        ({"memory": [{"name": "lean", "classes": {"norm": 10**400}}]}, "norm is a whole number of more"),
+        ({"trajectories": [{"loop": "l", "carry": "z", "steps": [{"change": -(10**400)}]}]}, "steps[0].change"),
         ({"picture": {"nodes": [{"label": "add"}]}}, "picture.nodes[0]"),
         ({"control": 3}, "control"),
     ],
@@ -60,6 +62,10 @@ def test_loop_bodies_are_left_out() -> None:
     report = Report("Tiny", LoopNest((Loop("loop_0", 3, body=body),)))
     assert "body" not in report.to_dict()["loops"][0]
     assert through_json(report) == report
+
+
+def test_a_singular_value_whose_square_is_lost_counts_nothing() -> None:
+    assert StepSpectrum(0, (1.0, 1e-170), (1,)).effective_rank == 1.0
 
 
 def test_nan_survives_json_as_nan() -> None:
