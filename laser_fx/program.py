@@ -136,6 +136,11 @@ class Program:
         return plain_tree(self.capture.output_spec, places)
 
     @property
+    def guards(self) -> tuple[str, ...]:
+        """What was assumed of the sizes: the graph holds for no others."""
+        return self.capture.guards
+
+    @property
     def example_inputs(self) -> tuple[Tensor, ...]:
         """The tensors that the graph was captured with."""
         return self.capture.call.tensors

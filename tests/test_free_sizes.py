@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import laser_fx
 from laser_fx import Options
 from laser_fx.errors import InputError, OptionError
-from laser_fx.export import OnnxModel
+from laser_fx.export import OnnxModel, verify_exported
 
 LENGTH = {"tokens": {1: "length"}}
 
@@ -74,6 +74,37 @@ def test_a_file_takes_every_length_under_the_name_of_the_options(tmp_path: Path,
     x = torch.randn(2, 21, 16)
     with torch.no_grad():
         torch.testing.assert_close(model(x)["output"], compiled._model(x), atol=1e-5, rtol=1e-5)
+
+
+class _Chosen(nn.Module):
+    """What it computes depends on the length, and not all lengths are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, length, width = tokens.shape
+        x = tokens.reshape(batch, length // 3, 3, width).sum(2)
+        if length > 6:
+            x = 2 * x
+        for _ in range(3):
+            x = torch.tanh(self.layer(x))
+        return x
+
+
+@pytest.mark.parametrize("form", ["rolled", "step"])
+def test_a_file_refuses_lengths_that_were_not_traced(tmp_path: Path, form: Any) -> None:
+    compiled = _compiled(_Chosen(), free_sizes=LENGTH)
+    model = OnnxModel(compiled.to_onnx(tmp_path / "m.onnx", form=form).path)
+    assert "length > 6" in model.metadata.conditions
+    x = torch.randn(2, 21, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)["output"], compiled._model(x), atol=1e-5, rtol=1e-5)
+    for length in (6, 10):
+        with pytest.raises(InputError, match=rf"holds only where .*length = {length}"):
+            model(x[:, :length])
+    assert any("9 in every" in run for run in verify_exported(model.path).runs)
 
 
 class _Joined(nn.Module):

@@ -20,6 +20,7 @@ from laser_fx.export.early_exit import Halting, leave_early
 from laser_fx.export.hoist import hoist_invariants
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
 from laser_fx.export.randomness import refuse_random
+from laser_fx.export.size_conditions import conditions_of
 from laser_fx.export.source import Exportable
 from laser_fx.export.stitch import Stitcher, own_values, value_like
 from laser_fx.export.straight import loop_of, results_of
@@ -78,6 +79,7 @@ def build(
     )
     named = _name_outputs(program, module, outputs, {str(value.name) for value in graph.inputs})
     metadata = _metadata(program, form, depths, inputs.fidelity, named)
+    metadata = dataclasses.replace(metadata, conditions=conditions_of(program, inputs.user))
     model = ir.Model(
         graph,
         ir_version=_IR_VERSION,

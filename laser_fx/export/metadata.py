@@ -81,6 +81,7 @@ class FileMetadata:
         output_tree: what the model returns, tensors by their readable names.
         halt: when the outermost loop ends before its depth, ``None`` where it does not.
         step: how the parts of the ``step`` form play together, ``None`` in any other form.
+        conditions: what was assumed of the open sizes, ``"tokens > 4"``: the file holds for no others.
     """
 
     form: str
@@ -98,6 +99,7 @@ class FileMetadata:
     output_tree: Any = dataclasses.field(default_factory=list)
     halt: Halt | None = None
     step: StepPlan | None = None
+    conditions: tuple[str, ...] = ()
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -120,7 +122,8 @@ class FileMetadata:
         """
         _check_format(properties.get(_PREFIX + "format"), where)
         try:
-            read = {f.name: read_json(properties[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
+            told = {_PREFIX + "conditions": "[]", **properties}  # earlier versions told none
+            read = {f.name: read_json(told[_PREFIX + f.name]) for f in dataclasses.fields(cls)}
             schema.check(read)
             check_step(read)
         except KeyError as error:
@@ -145,6 +148,7 @@ class FileMetadata:
             output_tree=read["output_tree"],
             halt=None if read["halt"] is None else Halt(**read["halt"]),
             step=None if read["step"] is None else StepPlan.from_json(read["step"]),
+            conditions=tuple(read["conditions"]),
         )
 
 

@@ -17,6 +17,7 @@ from laser_fx.export.external_data import check_external_data
 from laser_fx.export.graphs import nodes, tensors
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.part_names import part_name
+from laser_fx.export.size_conditions import check_conditions
 from laser_fx.export.step_agreement import check_parts
 from laser_fx.export.step_plan import STEP, WEIGHTS, Part, graph_parts
 from laser_fx.export.step_reading import beside, check_digest, check_weights
@@ -73,14 +74,22 @@ def read_model_file(path: Path) -> ModelFile:
         check_data(metadata.data, model, path)
     if metadata.step is None:
         check_agreement(metadata, model, str(path))
+        check_conditions(metadata.conditions, _sizes(model, metadata), str(path))
         check_told(metadata, model, str(path))
         return ModelFile(path, content, model, metadata, checked)
     parts = {part.role: _part(path, part, metadata) for part in graph_parts(metadata.step)}
     models = {STEP: model, **{role: part.model for role, part in parts.items()}}
     check_weights(path, metadata.step, list(models.values()))
     check_parts(metadata, models, str(path))
+    check_conditions(metadata.conditions, [value.shape for value in metadata.step.signature], str(path))
     check_told(metadata, model, str(path))
     return ModelFile(path, content, model, metadata, checked, parts)
+
+
+def _sizes(model: onnx.ModelProto, metadata: FileMetadata) -> list[list[str]]:
+    """The open dimensions of the caller's inputs."""
+    inputs = [value for value in model.graph.input if value.name in metadata.inputs]
+    return [[d.dim_param for d in value.type.tensor_type.shape.dim if d.dim_param] for value in inputs]
 
 
 def _part(main: Path, part: Part, metadata: FileMetadata) -> ModelFile:

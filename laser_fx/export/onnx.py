@@ -126,14 +126,14 @@ def to_onnx(
     halting = _halting(form, halt, halt_per, halt_above)
     if form == "step":
         built = build_step(program, depth_inputs=depth_inputs, opset=opset, state=state, halt=halting)
-        apart = _weigh(built) > _GIGABYTE if external_data is None else external_data
+        apart = _apart(_weigh(built), external_data)
         step = write_step(
-            program, built, target, check=_checked_bytes, verify=verify, overwrite=overwrite, external_data=apart
+            program, built, target, check=_check_file, verify=verify, overwrite=overwrite, external_data=apart
         )
         return _told(OnnxFile(target, step.bytes, step.nodes, form, step.verification, step.parts), began)
     model, metadata = build(program, form, depth_inputs=depth_inputs and form == "rolled", opset=opset, halt=halting)
     nodes = sum(1 for _ in model.graph.all_nodes())
-    apart = weight_bytes(model) > _GIGABYTE if external_data is None else external_data
+    apart = _apart(weight_bytes(model), external_data)
     old = files_beside(target) if overwrite else set()
     with data_beside(model, target) if apart else nullcontext() as data:
         metadata = dataclasses.replace(metadata, data=data)
@@ -161,7 +161,12 @@ def _write(model: ir.Model, metadata: FileMetadata, path: Path) -> None:
         return
     model.metadata_props.update(metadata.to_properties())
     path.write_bytes(with_checksum(ir.to_proto(model).SerializeToString()))
-    with _defects():  # by its path: what checks the model has to find the weights
+    _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    """By its path: what checks the model has to find the weights."""
+    with _defects():
         onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -179,14 +184,19 @@ def _halting(form: str, output: str | None, per: str, above: float) -> Halting |
     return Halting(output, "example" if per == "example" else "batch", float(above))
 
 
+def _apart(weights: int, asked: bool | None) -> bool:
+    """Whether weights of so many bytes lie in a file of their own."""
+    if asked is False and weights > _LIMIT:
+        raise ExportError("the model is larger than 2 GB", fix="pass external_data=True, or None")
+    return weights > _GIGABYTE if asked is None else asked
+
+
 def _weigh(built: BuiltStep) -> int:
     return max(weight_bytes(model) for model in built.models.values())
 
 
 def _checked_bytes(model: ir.Model) -> bytes:
     proto = ir.to_proto(model)
-    if proto.ByteSize() > _LIMIT:
-        raise ExportError("the model is larger than 2 GB", fix="pass external_data=True, or None")
     with _defects():
         onnx.checker.check_model(proto, full_check=True)
     return with_checksum(proto.SerializeToString())

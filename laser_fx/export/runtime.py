@@ -29,6 +29,7 @@ from laser_fx.export.providers import CUDA, Provider
 from laser_fx.export.reference import made_inputs
 from laser_fx.export.schema import MAX_TRIPS
 from laser_fx.export.session import onnxruntime, open_file
+from laser_fx.export.sizes import broken
 from laser_fx.export.step_plan import STEP
 from laser_fx.trees import fill
 
@@ -345,6 +346,15 @@ class OnnxModel:
                     )
             if _has_nan(value):
                 raise NonFiniteError(f"{name!r} holds NaN", where=name, fix="find where it comes from: x.isnan()")
+        sizes = {symbol: size for symbol, (size, _) in symbols.items()}
+        condition = broken(self.metadata.conditions, sizes)
+        if condition is not None:
+            told = ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())
+            raise InputError(
+                f"the file holds only where {condition}, and the inputs have {told}",
+                where=str(self.path),
+                fix="pass other sizes, or export the model with these",
+            )
 
     def _depths(self, depth: int | Mapping[str, int] | None) -> dict[str, npt.NDArray[Any]]:
         if depth is None:

@@ -58,6 +58,7 @@ def check(fields: Mapping[str, Any]) -> None:
     _tree(fields["input_tree"], "input_tree", fields["inputs"])
     _tree(fields["output_tree"], "output_tree", [name for name, _ in fields["outputs"]])
     _halt(fields["halt"], [name for name, _ in fields["outputs"]])
+    _names(fields["conditions"], "conditions")
 
 
 _SITE: dict[str, type] = {

@@ -8,13 +8,22 @@ from collections.abc import Callable, Iterable, Mapping
 
 from laser_fx.errors import InputError
 
-__all__ = ["shape_at", "symbols_of"]
+__all__ = ["broken", "is_condition", "shape_at", "symbols_of"]
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
 }
 _LONGEST = 256
 
@@ -38,7 +47,44 @@ def shape_at(shape: Iterable[object], sizes: Mapping[str, int]) -> tuple[int, ..
     >>> shape_at(["2*batch", 3], {"batch": 4})
     (8, 3)
     """
-    return tuple(size if isinstance(size, int) else _value(_tree(size), sizes) for size in shape)
+    try:
+        return tuple(size if isinstance(size, int) else _value(_tree(size), sizes) for size in shape)
+    except ZeroDivisionError as error:
+        raise _unknown(shape) from error
+
+
+def broken(conditions: Iterable[str], sizes: Mapping[str, int]) -> str | None:
+    """The first condition that sizes do not fulfil; ``None`` where they fulfil all.
+
+    >>> broken(["tokens > 4", "tokens % 2 == 0"], {"tokens": 7})
+    'tokens % 2 == 0'
+    """
+    return next((condition for condition in conditions if not _holds(condition, sizes)), None)
+
+
+def is_condition(text: object, names: Iterable[str]) -> bool:
+    """Whether this compares arithmetic of these names.
+
+    >>> is_condition("tokens > 4", ["tokens"]), is_condition("open('x') == 1", ["open"])
+    (True, False)
+    """
+    try:
+        _holds(text, dict.fromkeys(names, 1))
+    except InputError:
+        return False
+    return True
+
+
+def _holds(condition: object, sizes: Mapping[str, int]) -> bool:
+    tree = _tree(condition)
+    if not isinstance(tree, ast.Compare) or not all(type(sign) in _COMPARISONS for sign in tree.ops):
+        raise _unknown(condition)
+    try:
+        values = [_value(side, sizes) for side in (tree.left, *tree.comparators)]
+    except ZeroDivisionError:  # of no size that was traced
+        return False
+    signs = [_COMPARISONS[type(sign)] for sign in tree.ops]
+    return all(sign(*pair) for sign, *pair in zip(signs, values, values[1:], strict=False))
 
 
 def _tree(size: object) -> ast.expr:
@@ -57,8 +103,7 @@ def _value(tree: ast.expr, sizes: Mapping[str, int]) -> int:
         return tree.value
     if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATORS:
         left, right = _value(tree.left, sizes), _value(tree.right, sizes)
-        if not (right == 0 and isinstance(tree.op, ast.FloorDiv)):
-            return _OPERATORS[type(tree.op)](left, right)
+        return _OPERATORS[type(tree.op)](left, right)
     raise _unknown(ast.unparse(tree))
 
 

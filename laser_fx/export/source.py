@@ -73,5 +73,9 @@ class Exportable(Protocol):
         """What the model returns as `laser_fx.trees.plain_tree`, its tensors by ``output_names``."""
 
     @property
+    def guards(self) -> tuple[str, ...]:
+        """What was assumed of the sizes, ``L['tensors'][0].size()[1] > 4``: the graph holds for no others."""
+
+    @property
     def example_inputs(self) -> tuple[Tensor, ...]:
         """What the graph was captured with, parallel to ``user_inputs``."""

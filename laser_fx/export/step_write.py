@@ -15,7 +15,7 @@ from laser_fx.export.model_file import files_beside
 from laser_fx.export.source import Exportable
 from laser_fx.export.step_build import BuiltStep
 from laser_fx.export.step_files import share_weights, written_parts
-from laser_fx.export.step_plan import STEP
+from laser_fx.export.step_plan import STEP, graph_parts
 from laser_fx.export.verify import Verification, verify_file
 from laser_fx.files import replacing
 
@@ -44,7 +44,7 @@ def write_step(
     built: BuiltStep,
     target: Path,
     *,
-    check: Callable[[ir.Model], object],
+    check: Callable[[Path], object],
     verify: bool,
     overwrite: bool,
     external_data: bool = False,
@@ -55,7 +55,7 @@ def write_step(
         program: what the parts were made from.
         built: the parts.
         target: the main file.
-        check: refuses a model that is no ONNX.
+        check: refuses a file that is no ONNX.
         verify: run the files beside the program.
         overwrite: replace what is there.
         external_data: keep all weights in the file that the parts share, not only those that they share.
@@ -65,14 +65,15 @@ def write_step(
         VerificationError: the files do not answer as the program does. Nothing is left on disk.
     """
     old = files_beside(target) if overwrite else set()
-    for model in built.models.values():
-        check(model)  # before weights leave it: the checker would look for their file
     weights = share_weights(list(built.models.values()), target, everything=external_data)
     contents = {role: _bytes(model) for role, model in built.models.items() if role != STEP}
     with written_parts(target, contents, weights) as parts, replacing(target, overwrite=overwrite) as beside:
         assert built.metadata.step is not None
-        metadata = dataclasses.replace(built.metadata, step=built.metadata.step.changed(parts=parts))
+        plan = built.metadata.step.changed(parts=parts)
+        metadata = dataclasses.replace(built.metadata, step=plan)
         beside.write_bytes(main := _main(built.models[STEP], metadata))
+        for path in (beside, *(target.parent / part.file for part in graph_parts(plan))):
+            check(path)  # where the weights are: they may be too large for the memory of one message
         verification = verify_file(program, beside, metadata) if verify else None
     new = tuple(target.parent / part.file for part in parts)
     for path in old - set(new):

@@ -23,6 +23,7 @@ from laser_fx.export.in_float32 import ProgramInFloat32, in_float32
 from laser_fx.export.metadata import FileMetadata
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.sensitivity import NOTHING_COMPARED, Nudged, nudged
+from laser_fx.export.size_conditions import fits
 from laser_fx.export.source import Exportable
 from laser_fx.export.step_plan import STEP
 from laser_fx.export.step_states import following_inputs
@@ -182,11 +183,30 @@ def _at_batch(program: Exportable, rows: int | None) -> tuple[tuple[Tensor, ...]
     symbols = {size.node.expr: rows or hint(size) for size in open_sizes if size.node.expr.is_Symbol}
     if not open_sizes or any(size.node.expr.free_symbols - symbols.keys() for size in open_sizes):
         return program.example_inputs, None
-    few, more = (
-        tuple(_resized(x, shape, sizes) for x, shape in zip(program.example_inputs, shapes, strict=True))
-        for sizes in (symbols, {symbol: size + 1 for symbol, size in symbols.items()})
-    )
-    return few, more
+    leading = {size.node.expr for shape in shapes for size in shape[:1] if not isinstance(size, int)}
+    hints = {symbol: own for shape in shapes for symbol, own in _hints(shape)}
+    less = {symbol: size if symbol in leading else hints[symbol] for symbol, size in symbols.items()}
+    for sizes in (symbols, less, hints):
+        few = _sized(program, shapes, sizes)
+        if few is not None:
+            others = (
+                {symbol: size + 1 for symbol, size in sizes.items()},
+                {symbol: size + (symbol in leading) for symbol, size in sizes.items()},
+                {symbol: 2 * size for symbol, size in sizes.items()},
+            )
+            made = (_sized(program, shapes, other) for other in others)
+            return few, next((more for more in made if more is not None), None)
+    return program.example_inputs, None
+
+
+def _hints(shape: Sequence[int | torch.SymInt]) -> Iterator[tuple[Any, int]]:
+    yield from ((size.node.expr, hint(size)) for size in shape if not isinstance(size, int))
+
+
+def _sized(program: Exportable, shapes: Sequence[Any], sizes: Mapping[Any, int]) -> tuple[Tensor, ...] | None:
+    """The example inputs in these sizes; ``None`` where the program does not hold for them."""
+    made = tuple(_resized(x, shape, sizes) for x, shape in zip(program.example_inputs, shapes, strict=True))
+    return made if fits(program, made) else None
 
 
 def _resized(x: Tensor, shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) -> Tensor:

@@ -42,6 +42,7 @@ class HandMade:
     renamed: Mapping[str, str] = field(default_factory=dict)
     weight_names: Mapping[str, str] = field(default_factory=dict)
     signature: str = "HandMade.run(*inputs)"
+    guards: tuple[str, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:

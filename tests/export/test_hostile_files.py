@@ -184,6 +184,14 @@ def test_a_file_of_a_newer_version(changed: Callable[..., Path]) -> None:
     assert "--upgrade" not in refused(changed(lambda m: told(m, "format", lambda _: -1)), "format -1")
 
 
+@pytest.mark.parametrize("said", ["batch", "batch > x", "open('x') > 1", "batch ** 9 > 1", "batch > 1 and 1", "(" * 99])
+def test_conditions_on_sizes_are_arithmetic_of_the_file_s_own_sizes(changed: Callable[..., Path], said: str) -> None:
+    def with_condition(model: onnx.ModelProto) -> None:
+        told(model, "conditions", lambda _: [said])
+
+    refused(changed(with_condition), "is no condition on its sizes")
+
+
 def test_options_for_onnx_runtime_are_refused(changed: Callable[..., Path]) -> None:
     config = {"session_options": {"optimized_model_filepath": "/tmp/owned"}}
     path = changed(lambda m: helper.set_model_props(m, {**_props(m), "ort_config": json.dumps(config)}))
