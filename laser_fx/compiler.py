@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ def calibrate(
     answers: Iterable[Tensor] | None = None,
     basis: BasisKind = "frozen",
     objectives: Sequence[Objective] = ("activation", "output", "answer"),
-    rank_schedules: Sequence[tuple[RankShare, ...]] = (),
+    rank_schedules: Sequence[tuple[RankShare, ...]] | Literal["search"] = (),
     exact_sites: Collection[str] | Callable[[Site], bool] = (),
     sites: Sites = "paying",
 ) -> Calibration:
@@ -186,7 +186,8 @@ def calibrate(
         answers: the right predictions of every batch, (batch, …), for ``"accuracy"``.
         basis: ``"per_step"`` also tries one basis for each step of the loops.
         objectives: those to try, alone, and activation and output mixed by site.
-        rank_schedules: those to try with the best family, see `Options`.
+        rank_schedules: those to try with the best family, see `Options`; ``"search"`` finds out how many of the last
+            steps should be exact, or have more columns than the steps before. It splits the loop of an exported file.
         exact_sites: keys of sites that stay exact, or what says so of a site.
         sites: ``"paying"`` leaves a site exact where the cost model finds no basis that keeps the answers faster than
             the linear, at the sizes of ``data``: give batches as large as those that will be served; ``"all"`` asks for

@@ -109,6 +109,16 @@ def test_accuracy_counts_the_right_answers() -> None:
     assert laser_fx.calibrate(model, batches, target="accuracy", answers=wrong, tolerance=0.05).exact == 0.0
 
 
+def test_schedules_are_searched_for_and_never_take_more_operations() -> None:
+    model, batches = Looped(), data()
+    without = laser_fx.calibrate(model, batches, tolerance=0.05, sites="all")
+    found = laser_fx.calibrate(model, batches, tolerance=0.05, sites="all", rank_schedules="search")
+    assert found.flops_share <= without.flops_share
+    tried = {trial.objective for trial in found.trials}
+    assert any("(1.0, 'exact')" in setting for setting in tried)
+    assert any("(0.5, 1.0)" in setting for setting in tried)
+
+
 def test_training_and_gradients_stay_exact() -> None:
     model, x = Looped(), data()[0]
     compiled = frozen(model, calibrated(model), memory=None)
@@ -168,6 +178,7 @@ def test_a_frozen_model_is_copied_pickled_and_exported(tmp_path: Path) -> None:
         ({"objectives": ("accuracy",)}, OptionError, "objectives is"),
         ({"objectives": ()}, OptionError, "objectives is"),
         ({"rank_schedules": [(2.0,)]}, OptionError, "2.0 is no share"),
+        ({"rank_schedules": "searched"}, OptionError, "rank_schedules is 'searched'"),
         ({"exact_sites": ["up"]}, OptionError, "exact_sites is 'up'\n.*\n  fix: choose among loop_0:up, loop_0:down"),
     ],
 )

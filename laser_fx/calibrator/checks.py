@@ -17,7 +17,7 @@ __all__ = ["check_answers", "check_asked", "check_batches", "check_left"]
 _KINDS = ("frozen", "per_step")
 
 
-def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable[object], sites: object) -> None:
+def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable[object] | str, sites: object) -> None:
     """Refuse families of settings that there are not.
 
     Raises:
@@ -30,7 +30,9 @@ def check_asked(basis: object, objectives: Sequence[object], schedules: Iterable
     known = get_args(Objective)
     if isinstance(objectives, str) or not objectives or not set(objectives) <= set(known):
         raise _bad("objectives", objectives, f"choose one or more of {', '.join(map(repr, known))}, as a tuple")
-    for schedule in schedules:
+    if isinstance(schedules, str) and schedules != "search":
+        raise _bad("rank_schedules", schedules, "choose 'search', or for example [(0.5, 1.0, 'exact')]")
+    for schedule in () if isinstance(schedules, str) else schedules:
         wrong = check_schedule(schedule)
         if wrong is not None:
             raise _bad("rank_schedules", schedule, f"{wrong}: choose for example [(0.5, 1.0, 'exact')]")

@@ -14,6 +14,7 @@ from laser_fx.calibration import Calibration, Objective
 from laser_fx.calibrator.checks import check_answers, check_asked, check_batches
 from laser_fx.calibrator.directions import OBJECTIVES
 from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, check_examples
+from laser_fx.calibrator.schedules import RankSchedules, walk
 from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
 from laser_fx.compiled import CompiledModel
 from laser_fx.errors import InputError
@@ -40,7 +41,7 @@ def calibrate(
     *,
     basis: BasisKind = "frozen",
     objectives: Sequence[Objective] = OBJECTIVES,
-    rank_schedules: Sequence[Schedule] = (),
+    rank_schedules: RankSchedules = (),
     exact_sites: Left = (),
     sites: Sites = "paying",
 ) -> Calibration:
@@ -82,15 +83,14 @@ def _best(
     tolerance: float,
     basis: BasisKind,
     objectives: Sequence[Objective],
-    schedules: Sequence[Schedule],
+    schedules: RankSchedules,
 ) -> Setting | None:
     """The cheapest setting that passes, among the best of every family; None where exact is all that passes."""
     found = [search.cheapest(family, tolerance) for family in _families(basis, objectives)]
     ranked = sorted((setting for setting in found if setting), key=lambda setting: setting.flops_share)
     if ranked and schedules:
-        scheduled = (replace(ranked[0].family, schedule=tuple(schedule)) for schedule in schedules)
-        others = [search.cheapest(family, tolerance) for family in scheduled]
-        ranked = sorted((*ranked, *filter(None, others)), key=lambda setting: setting.flops_share)
+        others = _scheduled(search, tolerance, ranked[0].family, schedules)
+        ranked = sorted((*ranked, *others), key=lambda setting: setting.flops_share)
     best: Setting | None = None
     for setting in ranked:
         if best is None or setting.flops_share < best.flops_share:
@@ -98,6 +98,17 @@ def _best(
             if passed is not None and (best is None or passed.flops_share < best.flops_share):
                 best = passed
     return best
+
+
+def _scheduled(search: Search, tolerance: float, family: Family, schedules: RankSchedules) -> list[Setting]:
+    """The cheapest setting of every schedule that has one."""
+
+    def cheapest(schedule: Schedule) -> Setting | None:
+        return search.cheapest(replace(family, schedule=tuple(schedule)), tolerance)
+
+    if isinstance(schedules, str):
+        return list(walk(cheapest, max(loop.trip_count for loop in search.program.nest.loops)))
+    return [setting for setting in map(cheapest, schedules) if setting is not None]
 
 
 def _families(basis: BasisKind, objectives: Sequence[Objective]) -> Iterator[Family]:
