@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.sizes:
         plan = replace(plan, sizes=tuple(size for size in plan.sizes if size.name in options.sizes))
     records = Records(options.work / f"{plan.name}.jsonl", keep=options.resume)
+    for key in options.again:
+        records.set_aside("latency", key)
     files = Files(options.work / "files")
     for name in options.parts:
         print(name, file=sys.stderr, flush=True)
@@ -61,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resume", action="store_true", help="keep what is on record")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     made.add_argument("--sizes", nargs="+", help="of the models, as 256x81")
+    made.add_argument(
+        "--again", nargs="+", default=[], metavar="CELL", help="of the latencies, as '256x81/batch 8/16': measure anew"
+    )
     made.add_argument("--gpu", help="what to say of the GPU, if not what is seen here")
     made.add_argument("--work", type=Path, default=WORK, metavar="FOLDER", help="records and files")
     return made

@@ -142,8 +142,18 @@ def _latency(parts: Figures) -> str:
     if any(len(cell["rows"][0]["cpu_seconds"]) == 1 for cell in found):
         long += ["- one round: the first call of each arm, after its session was opened; a solve repeats one step"]
     table = _table(titles, [_line(cell, arms) for cell in found])
-    notes = "\n".join(["", *_absent(parts["latency"]), *long, *missing])
+    notes = "\n".join(["", *_absent(parts["latency"]), *long, *_earlier(parts), *missing])
     return f"## Latency\n\n{note}\n\n{table}\n{notes}\n\n{_written_out(parts)}{_start(parts)}\n"
+
+
+def _earlier(parts: Figures) -> list[str]:
+    """Cells that were measured twice, with what came of the first time."""
+    told = [
+        f"{next(row['of_unrolled'] for row in cell['rows'] if row['arm'] == 'rolled'):.3f} ({_name(cell)})"
+        for cell in parts.get("latency, earlier", {}).values()
+    ]
+    why = "measured twice, since one or two rounds beside other work had stood out; *rolled*, of unrolled, was then"
+    return [f"- {why} {', '.join(told)}"] if told else []
 
 
 def _absent(cells: Figures) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["Missing", "Records"]
 
 Values = dict[str, Any]
+_EARLIER = ", earlier"
 
 
 class Missing(Exception):
@@ -41,6 +42,8 @@ class Records:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             entry = json.loads(line)
             self._found.setdefault(entry["part"], {})[entry["key"]] = entry["values"]
+            if entry["part"].endswith(_EARLIER):
+                self._found.get(entry["part"].removesuffix(_EARLIER), {}).pop(entry["key"], None)
 
     def part(self, name: str) -> Mapping[str, Values]:
         """What a part has, by key."""
@@ -60,6 +63,22 @@ class Records:
         self._append({"part": part, "key": key, "values": values, **took, "load": [load, os.getloadavg()[0]]})
         self._found.setdefault(part, {})[key] = values
         return values
+
+    def set_aside(self, part: str, key: str) -> None:
+        """Keep values under ``{part}, earlier``, so that they are measured again and both are on record.
+
+        >>> import tempfile
+        >>> records = Records(Path(tempfile.mkdtemp()) / "runs.jsonl")
+        >>> _ = records.once("latency", "a", lambda: {"seconds": 3})
+        >>> records.set_aside("latency", "a")
+        >>> Records(records.path, keep=True).once("latency", "a", lambda: {"seconds": 2})
+        {'seconds': 2}
+        >>> Records(records.path, keep=True).part("latency, earlier")
+        {'a': {'seconds': 3}}
+        """
+        values = self._found[part].pop(key)
+        self._append({"part": part + _EARLIER, "key": key, "values": values})
+        self._found.setdefault(part + _EARLIER, {})[key] = values
 
     def _append(self, entry: Values) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
