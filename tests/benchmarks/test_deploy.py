@@ -55,15 +55,17 @@ def test_every_aim_stands_on_the_page(recorded: dict[str, Any]) -> None:
 
 
 def test_the_record_holds_together(recorded: dict[str, Any]) -> None:
+    moved = {row["steps"]: row["difference"] for row in recorded["parts"]["rounding"].values()}
     for cell in (cell for cell in recorded["parts"]["latency"].values() if cell.get("rows")):
         rows = {row["arm"]: row for row in cell["rows"]}
+        most = max(1e-3, moved[cell["steps"]])  # what one rounding of every weight makes of eager's own answer
         eager = rows["torch eager"]
         assert eager["difference"] == 0.0
         for row in rows.values():
             assert row["seconds"] == statistics.median(row["cpu_seconds"])
             pairs = zip(row["cpu_seconds"], eager["cpu_seconds"], strict=True)
             assert row["of_eager"] == pytest.approx(statistics.median(a / b for a, b in pairs))
-            assert not row["exact"] or row["difference"] < 1e-3
+            assert not row["exact"] or row["difference"] < most
 
 
 def export_row(how: str, steps: int, seconds: float, **changes: Any) -> dict[str, Any]:
