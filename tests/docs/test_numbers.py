@@ -55,6 +55,21 @@ def test_programs_as_files_are_those_that_were_written() -> None:
     assert said in " ".join(readme.split())
 
 
+def test_speeds_of_exported_files_are_those_on_record() -> None:
+    parts = record("deploy.json")["parts"]
+    rolled = [cell["rows"][0] for cell in parts["latency"].values() if cell.get("rows")]
+    assert {row["arm"] for row in rolled} == {"rolled"}
+    exports = [row for row in parts["export"].values() if row["size"] == "256x81"]
+    seconds = {(row["how"], row["steps"]): row["seconds"] for row in exports}
+    peer = seconds["torch", 4]
+    readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
+    for of in ("of_unrolled", "of_eager"):
+        values = [row[of] for row in rolled if row[of] is not None]
+        assert f"| {min(values):.2f} – {max(values):.2f} × |" in readme
+    assert f"| {seconds['loop', 16] / peer:.3f} × |" in readme
+    assert f"| {seconds['traced', 16] / peer:.3f} ×, missed" in readme
+
+
 def test_the_matrix_of_families_is_what_was_run() -> None:
     found = record("matrix.json")
     outcomes = found["outcomes"]
