@@ -63,6 +63,10 @@ def export(
             help="With --form step, for a model whose call is one step: what is carried, again for more; or auto.",
         ),
     ] = None,
+    opset: Annotated[int | None, typer.Option(min=1, help="Of the ONNX standard; 20 where it is not given.")] = None,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Weights in a file beside, as they are above a gigabyte anyway.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as ONNX."""
@@ -74,17 +78,18 @@ def export(
         pairs: dict[str, Any] = {"state": _state(state)} if state else {}
         example = example_of(factory, inputs, batch, seed)
         compiled = laser_fx.compile(example.model, example.args, example.kwargs, options=options)
-        halting = _halting(halt, halt_per, halt_above)
-        compiled.to_onnx(out, form=form.value, overwrite=overwrite, **pairs, **halting)
+        stated = _stated(
+            halt=halt, halt_per=halt_per.value, halt_above=halt_above, opset=opset, external_data=external_data
+        )
+        compiled.to_onnx(out, form=form.value, overwrite=overwrite, **pairs, **stated)
         note(f"wrote {out}")
         if reference is not None:
             note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")
 
 
-def _halting(halt: str | None, per: HaltPer, above: float) -> dict[str, Any]:
+def _stated(**asked: Any) -> dict[str, Any]:
     """What differs from the defaults of `to_onnx`, which refuses what has no effect."""
-    asked = {"halt": halt, "halt_per": per.value, "halt_above": above}
-    return {name: value for name, value in asked.items() if value not in (None, HaltPer.BATCH.value, 0.0)}
+    return {name: value for name, value in asked.items() if value not in (None, HaltPer.BATCH.value, 0.0, False)}
 
 
 def _state(pairs: list[str]) -> StatePairs | None:

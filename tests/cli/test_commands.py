@@ -106,6 +106,12 @@ def test_export_hands_on_when_to_halt(exported: list[Any]) -> None:
     assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False, **asked})
 
 
+def test_export_hands_on_the_opset_and_where_weights_go(exported: list[Any]) -> None:
+    call("export", "factories:make", "m.onnx", "--opset", "22", "--external-data")
+    asked = {"opset": 22, "external_data": True}
+    assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False, **asked})
+
+
 def test_exact_and_fidelity_exclude_each_other(exported: list[Any]) -> None:
     done = call("export", "factories:make", "m.onnx", "--exact", "--fidelity", "0.9")
     assert done.exit_code == 2
