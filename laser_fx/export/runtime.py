@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,30 +11,23 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from laser_fx.errors import InputError, NonFiniteError, OptionError
-from laser_fx.export.constants import check_constants
+from laser_fx.errors import InputError, OptionError
+from laser_fx.export.call_inputs import check_values, matched
+from laser_fx.export.call_settings import depths_fed, fidelity_fed
 from laser_fx.export.cuda_graph import CudaGraphs, check_branch_free, with_cuda_graph
 from laser_fx.export.halting_feed import halting_feed
 from laser_fx.export.host_loop import HostLoop, StreamedStep, refresh_every
-from laser_fx.export.metadata import Depth
 from laser_fx.export.model_file import read_model_file
 from laser_fx.export.placement import Placement, placed
 from laser_fx.export.providers import CUDA, Provider
 from laser_fx.export.reference import made_inputs
-from laser_fx.export.schema import MAX_TRIPS
 from laser_fx.export.session import onnxruntime, open_file
-from laser_fx.export.sizes import broken
 from laser_fx.export.step_plan import STEP
 from laser_fx.trees import fill
 
 __all__ = ["OnnxModel"]
-
-_NUMPY_TYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxModel:
@@ -272,9 +264,10 @@ class OnnxModel:
         fidelity: float | None,
         halt: bool | float | None,
     ) -> dict[str, Any]:
-        values = self._match(inputs, named)
-        self._check(values)
-        return values | self._depths(depth) | self._fidelity(fidelity) | halting_feed(self.metadata, halt)
+        values = matched(self.metadata, self.input_names, inputs, named, str(self.path))
+        check_values(values, self._expected, self.metadata, str(self.path))
+        settings = depths_fed(self.metadata, depth) | fidelity_fed(self.metadata, fidelity)
+        return values | settings | halting_feed(self.metadata, halt)
 
     def _placed(self, feed: Mapping[str, Any]) -> Placement:
         return placed(feed, self.providers, numpy_has_all=self._numpy_has_all)
@@ -303,141 +296,3 @@ class OnnxModel:
                 where=str(self.path),
                 fix="check their values and sizes, indices of tables above all",
             ) from error
-
-    def _match(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """Inputs by name: those by keyword first, the rest in order."""
-        check_constants(self.metadata, inputs, named, str(self.path))
-        given = dict(_leaves(named, ""))
-        if unknown := [name for name in given if name not in self.input_names]:
-            raise InputError(
-                f"there is no input {unknown[0]!r}", where=str(self.path), fix=f"choose among {self._known()}"
-            )
-        free = [name for name in self.input_names if name not in given]
-        ordered = [value for _, value in _leaves(list(inputs), "")]
-        if len(ordered) != len(free):
-            raise InputError(
-                f"{len(ordered)} tensors came in order, {len(free)} inputs are left",
-                where=str(self.path),
-                fix=f"pass one for each of {self._known()}",
-            )
-        return given | dict(zip(free, ordered, strict=True))
-
-    def _known(self) -> str:
-        return ", ".join(repr(name) for name in self.input_names)
-
-    def _check(self, values: Mapping[str, Any]) -> None:
-        symbols: dict[str, tuple[int, str]] = {}
-        for name, value in values.items():
-            expected = self._expected[name]
-            dtype = expected.type.removeprefix("tensor(").removesuffix(")")
-            dtype = _NUMPY_TYPES.get(dtype, dtype)
-            if _dtype(value) != dtype:
-                raise InputError(f"{name!r} is {_dtype(value)}, not {dtype}", where=name, fix=f"cast it to {dtype}")
-            shape = tuple(value.shape)
-            if len(shape) != len(expected.shape) or not all(map(_fits, shape, expected.shape)):
-                raise InputError(
-                    f"{name!r} has shape {shape}", where=name, fix=f"pass {expected.shape}, none of them 0"
-                )
-            for size, symbol in zip(shape, expected.shape, strict=True):
-                if isinstance(symbol, str) and symbols.setdefault(symbol, (size, name))[0] != size:
-                    first, other = symbols[symbol]
-                    raise InputError(
-                        f"{name!r} has {symbol} {size}, but {other!r} has {first}", where=name, fix="make them equal"
-                    )
-            if _has_nan(value):
-                raise NonFiniteError(f"{name!r} holds NaN", where=name, fix="find where it comes from: x.isnan()")
-        sizes = {symbol: size for symbol, (size, _) in symbols.items()}
-        condition = broken(self.metadata.conditions, sizes)
-        if condition is not None:
-            told = ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())
-            raise InputError(
-                f"the file holds only where {condition}, and the inputs have {told}",
-                where=str(self.path),
-                fix="pass other sizes, or export the model with these",
-            )
-
-    def _depths(self, depth: int | Mapping[str, int] | None) -> dict[str, npt.NDArray[Any]]:
-        if depth is None:
-            return {}
-        depths = {d.loop: d for d in self.metadata.depths}
-        if not isinstance(depth, Mapping):
-            if len(depths) != 1:
-                known = ", ".join(depths) or "none"
-                raise InputError(
-                    f"depth is one number, the file takes depths of: {known}",
-                    where="depth",
-                    fix="pass depth={'loop_0': 4}" if depths else "export with depth_inputs=True",
-                )
-            depth = dict.fromkeys(depths, depth)
-        return {_depth(depths, loop).input: _trips(_depth(depths, loop), trips) for loop, trips in depth.items()}
-
-    def _fidelity(self, fidelity: float | None) -> dict[str, npt.NDArray[Any]]:
-        if fidelity is None:
-            return {}
-        if type(fidelity) not in (int, float) or not 0.0 < fidelity <= 1.0:
-            raise OptionError(f"fidelity is {fidelity!r}", where="fidelity", fix="choose a number in (0, 1]")
-        step = self.metadata.step
-        name = self.metadata.fidelity or (None if step is None else step.min_fidelity)
-        if name is None:
-            raise InputError(
-                "the file tracks nothing: it has no fidelity",
-                where="fidelity",
-                fix="leave it out, or compile with Options(sites='all')",
-            )
-        return {name: np.array(fidelity, np.float32)}
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Tensors and arrays in a structure with their paths, ``carry.inner.z``."""
-    if isinstance(value, list) and all(type(item) in (Tensor, np.ndarray) for item in value):
-        yield from ((f"{path}.{index}" if path else str(index), item) for index, item in enumerate(value))
-        return  # the common case, in a tenth of the time
-    for keys, leaf in pytree.tree_flatten_with_path(value)[0]:
-        here = ".".join([*([path] if path else []), *(_key(key) for key in keys)])
-        if isinstance(leaf, Tensor | np.ndarray | np.generic):
-            yield here, leaf if isinstance(leaf, Tensor) else np.asarray(leaf)
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            for field in dataclasses.fields(leaf):
-                yield from _leaves(getattr(leaf, field.name), f"{here}.{field.name}")
-
-
-def _key(key: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
-
-
-def _dtype(value: Any) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.is_floating_point() and not value.is_cuda and bool(value.detach().isnan().any())
-    return bool(np.issubdtype(value.dtype, np.floating) and np.isnan(value).any())
-
-
-def _fits(size: int, expected: object) -> bool:
-    return size == expected if isinstance(expected, int) else size > 0
-
-
-def _depth(depths: Mapping[str, Depth], loop: str) -> Depth:
-    if loop not in depths:
-        known = ", ".join(repr(name) for name in depths) or "none"
-        raise InputError(f"the depth of {loop!r} is not an input", where="depth", fix=f"choose among: {known}")
-    return depths[loop]
-
-
-def _trips(depth: Depth, trips: object) -> npt.NDArray[Any]:
-    if not isinstance(trips, int | np.integer) or isinstance(trips, bool) or not 1 <= trips <= MAX_TRIPS:
-        raise OptionError(
-            f"depth is {trips!r}", where=depth.input, fix=f"choose a whole number from 1 to {MAX_TRIPS:,}"
-        )
-    if trips < depth.least:
-        raise OptionError(
-            f"depth is {trips}, but an output is that of step {depth.least}",
-            where=depth.input,
-            fix=f"choose at least {depth.least}",
-        )
-    return np.array(trips, np.int64)
