@@ -66,6 +66,10 @@ def check_values(values: Mapping[str, Any], expected: Mapping[str, Any], metadat
     """
     symbols: dict[str, tuple[int, str]] = {}
     for name, value in values.items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise InputError(
+                f"{name!r} is a meta tensor, without values", where=name, fix="pass one on the CPU or on CUDA"
+            )
         _check_dtype(name, value, expected[name].type)
         _check_shape(name, tuple(value.shape), expected[name].shape, symbols)
         if _has_nan(value):

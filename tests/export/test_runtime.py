@@ -188,6 +188,8 @@ def test_wrong_inputs_are_named(case: tuple[Any, OnnxModel]) -> None:
         model(x[..., :15], z)
     with pytest.raises(InputError, match="has shape"):
         model(x[0], z)
+    with pytest.raises(InputError, match=r"'carry\.z' is a meta tensor"):
+        model(x, z.to("meta"))
     with pytest.raises(InputError, match="batch 1, but"):
         model(x, z[:1])
 
