@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["noise", "seconds"]
 
-_REPEATS = 3
+_LEAST_RUNS, _MOST_RUNS = 3, 500
+_WINDOW = 1e-3
+"""Seconds that the runs would take undisturbed: what else the machine does holds up few of many short ones."""
 
 
 def noise(count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -24,14 +27,17 @@ def noise(count: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> float:
-    """The least of a few runs, after one that warms up; no gradients, no autocast, no mode of the caller's.
+    """The least of some runs, after one that warms up; no gradients, no autocast, no mode of the caller's.
 
     >>> seconds(lambda: sum(range(100))) > 0
     True
     """
     with _disable_current_modes(), torch.no_grad(), torch.autocast(device, enabled=False):
         run()
-        return min(_once(run, device) for _ in range(_REPEATS))
+        least, runs = math.inf, 0
+        while runs < _LEAST_RUNS or (runs < _MOST_RUNS and runs * least < _WINDOW):
+            least, runs = min(least, _once(run, device)), runs + 1
+        return least
 
 
 def _once(run: Callable[[], object], device: str) -> float:

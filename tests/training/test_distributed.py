@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import pytest
 import torch
 
 from tests.training.loops import CONTRACTIVE, TRM, UNIVERSAL
+from tests.training.processes import launch
 from tests.training.workers import CASES, alone
 
-ROOT = Path(__file__).parents[2]
 TASKS = {"universal": UNIVERSAL, "trm": TRM, "contractive": CONTRACTIVE}
 ROUNDING, LOW_RANK = 1e-5, 1e-2
 """Of a loss: gradients are averaged over two sums instead of one, and an optimiser divides by their size."""
@@ -26,10 +24,7 @@ pytestmark = pytest.mark.slow
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process found."""
     file = tmp_path_factory.mktemp("distributed") / "results.json"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "tests.training.workers", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch(str(Path(__file__).with_name("workers.py")), str(file))
     found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return found
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.pages import blocks, page
+from tests.training.processes import launch
 
 PAGE = page("training.md")
 
@@ -45,13 +43,7 @@ def test_the_files_run_in_two_processes(tmp_path: Path) -> None:
     assert [block.file for block in files] == ["sharded.py"]
     for block in files:
         (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", block.file]
-        path = os.pathsep.join([str(PAGE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-        done = subprocess.run(
-            launch, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        launch(block.file, folder=tmp_path)
 
 
 def test_what_is_said_of_sharded_weights_is_what_they_are_refused_with() -> None:

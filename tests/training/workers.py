@@ -1,7 +1,4 @@
-"""What each of two processes does in the tests of distributed training: ``python -m tests.training.workers FILE``.
-
-Run it under ``python -m torch.distributed.run --nproc-per-node 2``. The first process writes the results as JSON.
-"""
+"""What each of two processes does in the tests of distributed training; the first writes the results as JSON."""
 
 from __future__ import annotations
 
