@@ -141,7 +141,7 @@ def test_zero_activations_keep_any_basis() -> None:
     assert measured.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 20), st.integers(1, 12), st.data(), st.floats(0.0625, 1.0), st.integers(0, 999))
 def test_a_step_never_uses_a_basis_below_the_threshold(
     rows: int, features: int, data: st.DataObject, threshold: float, seed: int

@@ -81,7 +81,7 @@ def structured_trips(level: Level | None) -> list[int]:
     return [level.trips] * level.structured + structured_trips(level.inner)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(level=levels(3).filter(structured_trips), training=st.booleans())
 def test_compiled_is_eager(level: Level, training: bool) -> None:
     def forward(self: Any, x: Tensor) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from laser_fx import subspace
 
-COMMON = settings(max_examples=40, deadline=None)
+COMMON = settings(max_examples=40)
 SEEDS = st.integers(0, 2**31)
 
 

@@ -20,7 +20,7 @@ from laser_fx.memory.bases import TrackedBasis, rank_within
 from laser_fx.memory.codecs import Int8
 from laser_fx.memory.joint import Form, form_of
 
-COMMON = settings(max_examples=25, deadline=None)
+COMMON = settings(max_examples=25)
 SEEDS = st.integers(0, 2**31)
 D, N, STEPS = 32, 60, 4
 

@@ -19,7 +19,7 @@ from laser_fx.memory import codecs
 from laser_fx.memory.codecs import Codec, Int4, Int8, LowRank
 from laser_fx.memory.joint import Form, form_of
 
-COMMON = settings(max_examples=60, deadline=None)
+COMMON = settings(max_examples=60)
 SEEDS = st.integers(0, 2**31)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 QUANTISERS = ((Int8, 127), (Int4, 7))

@@ -118,7 +118,7 @@ def test_it_agrees_with_arpack() -> None:
     assert mine[:4] == pytest.approx(theirs, rel=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 2**31))
 def test_the_radius_of_any_matrix_is_found(size: int, seed: int) -> None:
     matrix = random(size, size, seed=seed)

@@ -110,7 +110,7 @@ def test_rows_that_are_all_equal_need_no_rank_once_centred() -> None:
     assert (step.ranks, step.centred_ranks, step.mean_share) == ((1,) * 4, (0,) * 4, 1.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
 def test_long_and_wide_activations_are_taken_apart_alike(rows: int, width: int, seed: int) -> None:
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
