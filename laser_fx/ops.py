@@ -2,7 +2,7 @@
 
 All are functional, none returns its input, and all have fake rules: graphs with them can be traced, exported and shown.
 ``x`` is (..., D), flattened inside to (N, D); ``q`` is (D, k) float32; thresholds are 0-d float32. Bases and
-measurements are constants for autograd. Autocast is off inside; the two linears cast what autocast would have cast.
+measurements are constants for autograd. Autocast is off inside; the linear casts what autocast would have cast.
 
 >>> x, q = torch.eye(4), torch.eye(4)[:, :3].contiguous()
 >>> _, z, measured, tracked = torch.ops.laser.track(x, q, torch.tensor(0.7))
@@ -32,7 +32,6 @@ __all__ = [
     "exact_linear",
     "linear",
     "lowered_dtype",
-    "lowrank_linear",
     "reset",
     "spectrum",
     "track",
@@ -127,24 +126,6 @@ def reset(
         return following, coefficients[:0].clone() if exact else coefficients, stats
 
 
-@torch.library.custom_op("laser::lowrank_linear", mutates_args=())
-def lowrank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
-    """``Z(WQ)ᵀ + b``, or ``XWᵀ + b`` where ``stats`` says exact. (..., F), in the dtype of ``F.linear``.
-
-    Args:
-        weight: (F, D).
-        bias: (F,) or ``None``.
-        q: (D, k).
-        z: ``XQ``, (N, k).
-    """
-    if _is_exact(stats):
-        return exact_linear(x, weight, bias)
-    dtype = lowered_dtype(x)
-    with autocast_off(x):
-        y = (z @ (weight.to(q) @ q).mT).reshape(*x.shape[:-1], weight.shape[0])
-        return (y if bias is None else y + bias.to(q)).to(dtype)
-
-
 @torch.library.custom_op("laser::linear", mutates_args=())
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
     """A linear whose backward keeps ``Z = XQ`` instead of ``X``.
@@ -166,10 +147,6 @@ def spectrum(x: Tensor) -> Tensor:
         return subspace.spectrum(x)
 
 
-def _is_exact(stats: Tensor) -> bool:
-    return bool(stats[EXACT] != 0)
-
-
 @track.register_fake
 def _(x: Tensor, q: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.empty_like(q), _empty_coefficients(x, q), q.new_empty(()), q.new_empty(())
@@ -182,7 +159,6 @@ def _(
     return torch.empty_like(q), torch.empty_like(z), q.new_empty(5)
 
 
-@lowrank_linear.register_fake
 @linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=lowered_dtype(x))
@@ -240,26 +216,6 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
 
 
 linear.register_autograd(_linear_backward, setup_context=_keep_coefficients)
-
-
-def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, q, _, stats = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, q, stats)
-
-
-def _lowrank_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, q, stats = ctx.saved_tensors
-    with autocast_off(grad_y):
-        exact = stats[EXACT] != 0  # both are computed, so that the backward can be traced without its data
-        projected = ((grad_y.to(q) @ (weight.to(q) @ q)) @ q.mT).to(x.dtype)
-        grad_x = torch.where(exact, _cast(grad_y @ _cast(weight, grad_y.dtype), x.dtype), projected)
-        coefficients = _grad_weight(grad_y, subspace.project(x, q), weight, q)
-        grad_weight = torch.where(exact, _grad_weight(grad_y, x, weight, None), coefficients)
-        return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
-
-
-lowrank_linear.register_autograd(_lowrank_backward, setup_context=_keep_input)
 
 
 def _grad_weight(grad_y: Tensor, kept: Tensor, weight: Tensor, q: Tensor | None) -> Tensor:

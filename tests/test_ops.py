@@ -64,10 +64,9 @@ def test_opcheck_of_the_measuring_operators(threshold: float) -> None:
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_opcheck_of_the_linears(grad: bool, bias: bool) -> None:
+def test_opcheck_of_the_linear(grad: bool, bias: bool) -> None:
     x, weight, b, *rest = samples(grad)
     arguments = (x, weight, b if bias else None, *rest)
-    torch.library.opcheck(LASER.lowrank_linear.default, arguments)
     torch.library.opcheck(LASER.linear.default, arguments)
 
 
@@ -154,21 +153,11 @@ def test_a_step_never_uses_a_basis_below_the_threshold(
     assert bool(measured[ops.EXACT]) == (not bool(measured[ops.FIDELITY] >= torch.tensor(threshold)))
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_lowrank_linear_is_exact_where_the_flag_says_so(bias: bool) -> None:
-    x, weight, b, q, z, _ = samples(False)
-    b = b if bias else None
-    assert torch.equal(LASER.lowrank_linear(x, weight, b, q, z, stats(True)), F.linear(x, weight, b))
-    expected = F.linear(x @ q @ q.mT, weight, b)
-    torch.testing.assert_close(LASER.lowrank_linear(x, weight, b, q, z, stats(False)), expected)
-
-
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("operator", [LASER.linear, LASER.lowrank_linear])
-def test_gradients_at_full_rank_are_those_of_a_linear(exact: bool, operator: Any) -> None:
+def test_gradients_at_full_rank_are_those_of_a_linear(exact: bool) -> None:
     x, weight, bias, _, _, s = samples(True, exact)
     full = basis(6, 6)
-    y = operator(x, weight, bias, full, coefficients(x, full, exact), s)
+    y = LASER.linear(x, weight, bias, full, coefficients(x, full, exact), s)
     cotangent = random(2, 5, 4, seed=9)
     ours = torch.autograd.grad(y, (x, weight, bias), cotangent)
     theirs = torch.autograd.grad(F.linear(x, weight, bias), (x, weight, bias), cotangent)
@@ -246,7 +235,8 @@ def test_operators_can_be_exported_with_a_dynamic_batch() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: Tensor, w: Tensor, q: Tensor, sketch: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
             q, z, measured = LASER.reset(x, *LASER.track(x, q, at), sketch, at)
-            return LASER.lowrank_linear(x, w, None, q, z, measured), measured
+            folded = LASER.fold(w, q, q.mT @ w.mT, measured)
+            return LASER.folded_linear(x, w, None, folded, z, measured), measured
 
     arguments = (random(2, 5, 6), random(4, 6), basis(6, 3), subspace.sketch(6, 3, 0), torch.tensor(0.9))
     dynamic = ({0: torch.export.Dim("batch")}, None, None, None, None)

@@ -30,9 +30,7 @@ from laser_fx.export.basis_functions import (
 from laser_fx.export.branch_order import written
 from laser_fx.export.folded_functions import FOLDED
 
-__all__ = ["DOMAIN", "VERSION", "all_functions", "call_lowrank_linear", "call_reset", "call_track"]
-
-_EXACT = 4
+__all__ = ["DOMAIN", "VERSION", "all_functions", "call_reset", "call_track"]
 
 
 @script(OURS, default_opset=op)
@@ -81,26 +79,9 @@ def reset(
     return basis, coefficients, stats
 
 
-@script(OURS, default_opset=op)
-def lowrank_linear_unbiased(x: FLOAT, weight: FLOAT, q: FLOAT, z: FLOAT, stats: FLOAT) -> FLOAT:
-    flat = flatten(x, q)
-    exact = op.Cast(op.Gather(stats, _EXACT, axis=0), to=9)
-    if exact:
-        y = op.MatMul(flat, op.Transpose(op.Cast(weight, to=1), perm=[1, 0]))
-    else:
-        y = op.MatMul(z, op.Transpose(op.MatMul(op.Cast(weight, to=1), q), perm=[1, 0]))
-    shape = op.Concat(op.Shape(x, start=0, end=-1), op.Shape(weight, start=0, end=1), axis=0)
-    return op.CastLike(op.Reshape(y, shape), x)
-
-
-@script(OURS, default_opset=op)
-def lowrank_linear(x: FLOAT, weight: FLOAT, bias: FLOAT, q: FLOAT, z: FLOAT, stats: FLOAT) -> FLOAT:
-    return op.Add(lowrank_linear_unbiased(x, weight, q, z, stats), bias)
-
-
 def all_functions(opset: int) -> list[ir.Function]:
     """Every function that a call of the `laser::` operators may need, for a model of this opset."""
-    return written((*BASIS, track, reset, lowrank_linear_unbiased, lowrank_linear, *FOLDED), opset)
+    return written((*BASIS, track, reset, *FOLDED), opset)
 
 
 def call_track(x: Any, q: Any, threshold: Any) -> Any:
@@ -111,10 +92,3 @@ def call_track(x: Any, q: Any, threshold: Any) -> Any:
 def call_reset(x: Any, q: Any, z: Any, fidelity: Any, tracked: Any, sketch: Any, threshold: Any) -> Any:
     """A call of ``laser_fx.reset``, for torch's exporter."""
     return operator("reset", 7, 3)(x, q, z, fidelity, tracked, sketch, threshold)
-
-
-def call_lowrank_linear(x: Any, weight: Any, bias: Any, q: Any, z: Any, stats: Any) -> Any:
-    """A call of ``laser_fx.lowrank_linear``, for torch's exporter; another function where there is no bias."""
-    if bias is None:
-        return operator("lowrank_linear_unbiased", 5, 1)(x, weight, q, z, stats)
-    return operator("lowrank_linear", 6, 1)(x, weight, bias, q, z, stats)

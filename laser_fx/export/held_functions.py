@@ -41,11 +41,6 @@ def held_linear(x: FLOAT, bias: FLOAT, folded: FLOAT, z: FLOAT) -> FLOAT:
 
 
 @script(OURS, default_opset=op)
-def fold_held(weight: FLOAT, q: FLOAT) -> FLOAT:
-    return op.MatMul(op.Transpose(q, perm=[1, 0]), op.Transpose(op.Cast(weight, to=1), perm=[1, 0]))
-
-
-@script(OURS, default_opset=op)
 def held_output_linear_unbiased(x: FLOAT, v: FLOAT, down: FLOAT, error: FLOAT, threshold: FLOAT) -> tuple[FLOAT, FLOAT]:
     flat = flatten(x, down)
     z = op.MatMul(flat, down)
@@ -119,7 +114,6 @@ def held_functions(opset: int) -> list[ir.Function]:
         held_stats,
         held_linear_unbiased,
         held_linear,
-        fold_held,
         held_output_linear_unbiased,
         held_output_linear,
         refresh_output_linear_unbiased,

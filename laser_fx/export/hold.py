@@ -119,14 +119,6 @@ def _folded_linear(graph: ir.Graph, node: ir.Node) -> None:
     _replace(node, new.outputs)
 
 
-def _lowrank_linear(graph: ir.Graph, node: ir.Node) -> None:
-    x, weight, *bias, q, z, _ = node.inputs
-    folded = _call(graph, node, "fold_held", [weight, q], 1)
-    folded.name = folded.outputs[0].name = f"{node.name}/fold"
-    new = _call(graph, node, f"held_linear{_ending(bias)}", [x, *bias, folded.outputs[0], z], 1)
-    _replace(node, new.outputs)
-
-
 def _output_linear(graph: ir.Graph, node: ir.Node) -> None:
     x, _, *bias, v, down, error, _, _, threshold = node.inputs
     new = _call(graph, node, f"held_output_linear{_ending(bias)}", [x, *bias, v, down, error, threshold], 2)
@@ -148,6 +140,5 @@ _RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
     "reset": _reset,
     "fold": _fold,
     "folded_linear": _folded_linear,
-    "lowrank_linear": _lowrank_linear,
     "output_linear": _output_linear,
 }

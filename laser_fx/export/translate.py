@@ -96,7 +96,6 @@ def _table() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         laser.track.default: functions.call_track,
         laser.reset.default: functions.call_reset,
-        laser.lowrank_linear.default: functions.call_lowrank_linear,
         laser.fold.default: folded_functions.call_fold,
         laser.folded_linear.default: folded_functions.call_folded_linear,
         laser.output_linear.default: folded_functions.call_output_linear,

@@ -110,15 +110,6 @@ def _reset(x: Tensor, q: Tensor, *_: Tensor, out_val: tuple[Tensor, ...]) -> int
     return _measure(x, q) + 2 * _power_iteration(x, q) if out_val[2][ops.RESET].item() else 0
 
 
-def _lowrank_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor, stats: Tensor, out_val: Tensor
-) -> int:
-    if stats[ops.EXACT].item():
-        return _product(_rows(x), *weight.shape)
-    outputs, features = weight.shape
-    return _product(outputs, features, q.shape[1]) + _product(_rows(x), q.shape[1], outputs)
-
-
 def _fold(weight: Tensor, q: Tensor, folded: Tensor, stats: Tensor, out_val: Tensor) -> int:
     return _product(weight.shape[0], *q.shape) if stats[ops.TRACKED] + stats[ops.RESET] > 0 else 0
 
@@ -184,7 +175,6 @@ def _on_tensors(formula: Callable[..., int]) -> Callable[..., int]:
 _FORMULAS = {
     torch.ops.laser.track: _on_tensors(_track),
     torch.ops.laser.reset: _on_tensors(_reset),
-    torch.ops.laser.lowrank_linear: _on_tensors(_lowrank_linear),
     torch.ops.laser.fold: _on_tensors(_fold),
     torch.ops.laser.folded_linear: _on_tensors(_folded_linear),
     torch.ops.laser.output_linear: _on_tensors(_output_linear),

@@ -284,26 +284,31 @@ def two_loops() -> HandMade:
 def tracked(fidelity: float = 0.98, bias: bool = True) -> HandMade:
     """One tracked site in a loop: basis carried, statistics recorded at every step."""
 
-    def body(z: Tensor, q: Tensor, x: Tensor, w: Tensor, b: Tensor, at: Tensor, sketch: Tensor) -> Any:
+    def body(z: Tensor, q: Tensor, folded: Tensor, x: Tensor, w: Tensor, b: Tensor, at: Tensor, sketch: Tensor) -> Any:
         laser, h = torch.ops.laser, torch.tanh(0.1 * (z + x))
         q, projected, measured, was_tracked = laser.track(h, q, at)
         q, projected, stats = laser.reset(h, q, projected, measured, was_tracked, sketch, at)
-        return 0.5 * z + laser.lowrank_linear(h, w, b if bias else None, q, projected, stats), q, stats
+        folded = laser.fold(w, q, folded, stats)
+        y = laser.folded_linear(h, w, b if bias else None, folded, projected, stats)
+        return 0.5 * z + y, q, folded, stats
 
-    loop = RolledLoop("loop_0", trace(body), trip_count=4, carry_count=2)
+    loop = RolledLoop("loop_0", trace(body), trip_count=4, carry_count=3)
 
-    def top(self: Any, w: Tensor, b: Tensor, q: Tensor, x: Tensor, fidelity: Tensor, sketch_0: Tensor) -> Any:
-        out = self.loop_0(x, q, x, w, b, fidelity, sketch_0)
-        return (out[0], out[2])
+    def top(
+        self: Any, w: Tensor, b: Tensor, q: Tensor, folded: Tensor, x: Tensor, fidelity: Tensor, sketch_0: Tensor
+    ) -> Any:
+        out = self.loop_0(x, q, folded, x, w, b, fidelity, sketch_0)
+        return (out[0], out[3])
 
-    def unrolled(w: Tensor, b: Tensor, q: Tensor, x: Tensor) -> Any:
+    def unrolled(w: Tensor, b: Tensor, q: Tensor, folded: Tensor, x: Tensor) -> Any:
         z = x
         for _ in range(4):
             z = 0.5 * z + F.linear(torch.tanh(0.1 * (z + x)), w, b if bias else None)
         return (z,)
 
     sketch = subspace.sketch(D, K, "loop_0:up")
-    weights = {**WEIGHTS, "q": subspace.orthonormalise(sketch), "sketch_0": subspace.sketch(D, K, 1)}
+    q = subspace.orthonormalise(sketch)
+    weights = {**WEIGHTS, "q": q, "folded": (WEIGHTS["w"] @ q).mT, "sketch_0": subspace.sketch(D, K, 1)}
     return program(
         trace(top, loop_0=loop),
         trace(unrolled),

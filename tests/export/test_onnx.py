@@ -167,7 +167,7 @@ def test_an_unrolled_file_has_no_loop_and_answers_as_the_captured_graph(make: Ma
 def test_tracking_stays_a_function_called_once_in_the_body(exported: Make) -> None:
     _, file = exported("tracked")
     counted = operators(file.path)
-    assert counted["track"] == counted["reset"] == counted["lowrank_linear"] == 1
+    assert counted["track"] == counted["reset"] == counted["fold"] == counted["folded_linear"] == 1
     written = {f.name: f for f in onnx.load(file.path).functions}
     assert "If" in [node.op_type for node in written["track"].node]
 
@@ -235,7 +235,7 @@ def relabel(program: Any, old: Any, new: Any) -> None:
 
 def test_a_training_graph_is_refused(make: Make, tmp_path: Path) -> None:
     program = make("tracked")
-    relabel(program, torch.ops.laser.lowrank_linear, torch.ops.laser.linear.default)
+    relabel(program, torch.ops.laser.folded_linear, torch.ops.laser.linear.default)
     with pytest.raises(ExportError, match=r"\.eval\(\)"):
         to_onnx(program, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -103,11 +103,20 @@ def site() -> tuple[Tensor, Tensor, Tensor]:
     return x, torch.randn(OUT, D), torch.linalg.svd(x, full_matrices=False).Vh[:K].mT.contiguous()
 
 
-@pytest.mark.parametrize(("exact", "expected"), [(0.0, 2 * (OUT * D * K + N * K * OUT)), (1.0, 2 * N * D * OUT)])
-def test_flops_of_a_low_rank_linear(site: tuple[Tensor, Tensor, Tensor], exact: float, expected: int) -> None:
+@pytest.mark.parametrize(("exact", "expected"), [(0.0, 2 * N * K * OUT), (1.0, 2 * N * D * OUT)])
+def test_flops_of_a_folded_linear(site: tuple[Tensor, Tensor, Tensor], exact: float, expected: int) -> None:
     x, weight, q = site
-    stats, z = torch.tensor([1.0, K, 0.0, 0.0, exact]), x @ q
-    assert flops(lambda: torch.ops.laser.lowrank_linear(x, weight, None, q, z, stats)) == expected
+    stats, folded = torch.tensor([1.0, K, 0.0, 0.0, exact]), (weight @ q).mT
+    assert (
+        flops(lambda: torch.ops.laser.folded_linear(x, weight, None, folded, x @ q, stats)) == expected + 2 * N * D * K
+    )
+
+
+@pytest.mark.parametrize(("tracked", "expected"), [(0.0, 0), (1.0, 2 * OUT * D * K)])
+def test_flops_of_folding_a_weight(site: tuple[Tensor, Tensor, Tensor], tracked: float, expected: int) -> None:
+    _, weight, q = site
+    stats = torch.tensor([1.0, K, tracked, 0.0, 0.0])
+    assert flops(lambda: torch.ops.laser.fold(weight, q, torch.zeros(K, OUT), stats)) == expected
 
 
 @pytest.mark.parametrize("exact", [0.0, 1.0])
