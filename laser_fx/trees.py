@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch.utils._pytree import TreeSpec
 
-__all__ = ["CLASS", "CONSTANT", "TENSOR", "constant", "fill", "plain_tree", "signature_of", "tensor", "tensor_names"]
+__all__ = [
+    "CLASS",
+    "CONSTANT",
+    "TENSOR",
+    "constant",
+    "fill",
+    "parameters_of",
+    "plain_tree",
+    "signature_of",
+    "tensor",
+    "tensor_names",
+]
 
 TENSOR, CONSTANT, CLASS = "$tensor", "$constant", "$class"
 
@@ -82,6 +95,21 @@ def signature_of(function: Callable[..., Any], owner: str) -> str:
     bare = [p.replace(annotation=_bare(p.annotation)) for p in signature.parameters.values()]
     shown = signature.replace(parameters=bare, return_annotation=_bare(signature.return_annotation))
     return re.sub(r" at 0x[0-9a-f]+", "", f"{owner}.{function.__name__}{shown}")
+
+
+@lru_cache(maxsize=256)
+def parameters_of(signature: str) -> tuple[str, ...]:
+    """Names of the parameters that take arguments in order; none where the text cannot be read.
+
+    >>> parameters_of("Net.forward(ids, mask: 'Tensor | None' = None, *, flag=True) -> dict")
+    ('ids', 'mask')
+    """
+    try:
+        tree = ast.parse(f"def forward{signature[signature.index('(') :]}: ...").body[0]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ()
+    known = [*tree.args.posonlyargs, *tree.args.args] if isinstance(tree, ast.FunctionDef) else []
+    return tuple(argument.arg for argument in known)
 
 
 class _Bare(str):

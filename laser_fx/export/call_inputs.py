@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from laser_fx.errors import InputError, NonFiniteError
 from laser_fx.export.constants import check_constants
 from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.places import Places, Unlike, is_tensor
 from laser_fx.export.sizes import broken
 
 __all__ = ["check_values", "matched"]
@@ -33,22 +34,60 @@ def matched(
         where: the file.
 
     Raises:
-        InputError: an input that there is not, too few or too many, or a constant other than the captured one.
+        InputError: an input that there is not, too few or too many, a structure that is not the model's, or a constant
+            other than the captured one.
     """
     check_constants(metadata, tuple(inputs), dict(named), where)
+    places = Places(metadata, where)
     known = ", ".join(map(repr, names))
-    given = dict(_leaves(named, ""))
+    given = dict(pair for name, value in named.items() for pair in _by_name(places, name, value, names))
     if unknown := [name for name in given if name not in names]:
         raise InputError(f"there is no input {unknown[0]!r}", where=where, fix=f"choose among {known}")
-    free = [name for name in names if name not in given]
+    found = given | _in_order(places, inputs, names, given, where)
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"there is no value for {missing[0]!r}", where=where, fix=f"pass one for each of {known}")
+    return {name: found[name] for name in names}
+
+
+def _by_name(places: Places, name: str, value: Any, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from _leaves(value, name) if name in names and is_tensor(value) else places.of(name, value).items()
+    except Unlike:
+        yield from _leaves(value, name)
+
+
+def _in_order(
+    places: Places, inputs: Sequence[Any], names: Sequence[str], given: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Inputs by name, of those that came in order: by their structures, else one after the other."""
+    if not all(map(is_tensor, inputs)):
+        try:
+            return places.of_all(inputs)
+        except Unlike:
+            _refuse_keys(inputs, where)
     ordered = [value for _, value in _leaves(list(inputs), "")]
-    if len(ordered) != len(free):
+    free = [name for name in places.in_order() if name not in given]
+    others = [name for name in names if name not in given and name not in free]
+    if len(ordered) > len(free) or (not others and len(ordered) < len(free)):
+        fix = f"pass one for each of {', '.join(map(repr, free)) or 'none'}"
         raise InputError(
             f"{len(ordered)} tensors came in order, {len(free)} inputs are left",
             where=where,
-            fix=f"pass one for each of {known}",
+            fix=fix if not others else f"{fix}, and by name {', '.join(map(repr, others))}",
         )
-    return given | dict(zip(free, ordered, strict=True))
+    return dict(zip(free, ordered, strict=False))
+
+
+def _refuse_keys(value: Any, where: str) -> None:
+    """A dict whose keys say nothing to the file: in which order its tensors stand is chance."""
+    if isinstance(value, Mapping) and sum(1 for _ in _leaves(value, "")) > 1:
+        raise InputError(
+            f"the keys {', '.join(map(repr, value))} are not those of the argument that the file was exported with",
+            where=where,
+            fix="pass its tensors by name: see OnnxModel.input_names",
+        )
+    for item in value if isinstance(value, list | tuple) else ():
+        _refuse_keys(item, where)
 
 
 def check_values(values: Mapping[str, Any], expected: Mapping[str, Any], metadata: FileMetadata, where: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +22,7 @@ from laser_fx.export.model_file import read_model_file
 from laser_fx.export.placement import Placement, placed
 from laser_fx.export.providers import CUDA, Provider
 from laser_fx.export.reference import made_inputs
-from laser_fx.export.session import onnxruntime, open_file
+from laser_fx.export.session import onnxruntime, open_file, told
 from laser_fx.export.step_plan import STEP
 from laser_fx.trees import fill
 
@@ -34,7 +33,7 @@ class OnnxModel:
     """A file that `laser_fx.export.to_onnx` wrote, checked before it is opened, run by ONNX Runtime.
 
     Called with torch tensors or numpy arrays: one by one, by name, or in the structures (dicts, lists, dataclasses)
-    that the model takes; values that are no tensors were fixed when the model was captured, and are passed over.
+    that the model takes; values that are no tensors were fixed when the model was captured: others are refused.
     Torch tensors are read where they lie, and answers come as tensors on the CPU; where CUDA runs the file and an input
     is a CUDA tensor, they stay on the GPU and nothing passes through the host.
 
@@ -135,13 +134,16 @@ class OnnxModel:
         Raises:
             InputError: an open dimension without a size, and all that a call raises.
         """
-        if not inputs and not any(name not in ("depth", "fidelity", "halt") for name in named):
+        settings = {name: named.pop(name, None) for name in ("depth", "fidelity", "halt")}
+        if inputs or named:
+            values = self._matched(inputs, named)
+        else:
             arrays = made_inputs(self._expected, sizes, seed=None)
             on_gpu = self.providers[0] == CUDA and torch.cuda.is_available()
-            inputs = tuple(torch.from_numpy(array).to("cuda" if on_gpu else "cpu") for array in arrays.values())
+            values = {name: torch.from_numpy(a).to("cuda" if on_gpu else "cpu") for name, a in arrays.items()}
         before = self.stats, self.steps_taken
         for _ in range(calls):
-            self(*inputs, **named)
+            self._answered(values, **settings)
         self._last.stats, self._last.steps_taken = before
 
     @property
@@ -190,9 +192,17 @@ class OnnxModel:
             OptionError: a depth, a fidelity or a logit out of its range.
             NonFiniteError: NaN in an input that lies on the CPU; looking at one on the GPU would stop it.
         """
+        return self._answered(self._matched(inputs, named), depth, fidelity, halt)
+
+    def _answered(
+        self,
+        values: Mapping[str, Any],
+        depth: int | Mapping[str, int] | None,
+        fidelity: float | None,
+        halt: bool | float | None,
+    ) -> dict[str, Any]:
         session, graphs = self._opened()
-        feed = self._feed(inputs, named, depth, fidelity, halt)
-        results = self._run(session, graphs, feed)
+        results = self._run(session, graphs, self._feed(values, depth, fidelity, halt))
         count = len(self.metadata.outputs)
         self._last.stats = {key: a for (key, _), a in zip(self.metadata.records, results[count:], strict=False)}
         self._last.steps_taken = self._steps(session) if self.metadata.halt is None else results[-1]
@@ -229,12 +239,12 @@ class OnnxModel:
                 where=str(self.path),
                 fix="export it with form='step'",
             )
-        placement = self._placed(self._feed(inputs, named, depth, fidelity, halt))
+        placement = self._placed(self._feed(self._matched(inputs, named), depth, fidelity, halt))
         return self._streamed(session.stream(placement, self._runtime, graphs))
 
     def _streamed(self, steps: Iterator[StreamedStep]) -> Iterator[StreamedStep]:
         while True:
-            with self._told():
+            with told(str(self.path)):
                 step = next(steps, None)
             if step is None:
                 return
@@ -256,25 +266,27 @@ class OnnxModel:
             raise InputError("the model is closed", where=str(self.path), fix="open the file again")
         return session, graphs
 
+    def _matched(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        values = matched(self.metadata, self.input_names, inputs, named, str(self.path))
+        check_values(values, self._expected, self.metadata, str(self.path))
+        return values
+
     def _feed(
         self,
-        inputs: tuple[Any, ...],
-        named: dict[str, Any],
+        values: Mapping[str, Any],
         depth: int | Mapping[str, int] | None,
         fidelity: float | None,
         halt: bool | float | None,
     ) -> dict[str, Any]:
-        values = matched(self.metadata, self.input_names, inputs, named, str(self.path))
-        check_values(values, self._expected, self.metadata, str(self.path))
         settings = depths_fed(self.metadata, depth) | fidelity_fed(self.metadata, fidelity)
-        return values | settings | halting_feed(self.metadata, halt)
+        return {**values, **settings, **halting_feed(self.metadata, halt)}
 
     def _placed(self, feed: Mapping[str, Any]) -> Placement:
         return placed(feed, self.providers, numpy_has_all=self._numpy_has_all)
 
     def _run(self, session: Any, graphs: CudaGraphs | None, feed: Mapping[str, Any]) -> Sequence[Any]:
         names = list(self.metadata.results)
-        with self._told():
+        with told(str(self.path)):
             placement = self._placed(feed)
             if isinstance(session, HostLoop):
                 return session.run_placed(names, placement, self._runtime, graphs)
@@ -282,17 +294,3 @@ class OnnxModel:
                 return graphs.run(feed, names)
             results = placement.run(self._runtime, session, placement.feed, names, None)
             return [placement.answer(value) for value in results]
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What ONNX Runtime raises, as a sentence."""
-        try:
-            yield
-        except (InputError, OptionError):
-            raise
-        except Exception as error:  # onnxruntime's own errors share no base but this
-            raise InputError(
-                f"ONNX Runtime cannot run the file on these inputs: {str(error).strip()[:300]}",
-                where=str(self.path),
-                fix="check their values and sizes, indices of tables above all",
-            ) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
-from laser_fx.errors import MissingDependencyError, OnnxFileError, OptionError
+from laser_fx.errors import InputError, MissingDependencyError, OnnxFileError, OptionError
 from laser_fx.events import tell
 from laser_fx.export.expanded import own_name, source_of
 from laser_fx.export.host_loop import HostLoop
@@ -26,7 +27,7 @@ from laser_fx.export.providers import (
 )
 from laser_fx.export.step_plan import STEP
 
-__all__ = ["NoKernelError", "Opened", "onnxruntime", "open_file", "open_session"]
+__all__ = ["NoKernelError", "Opened", "onnxruntime", "open_file", "open_session", "told"]
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
@@ -100,6 +101,25 @@ def open_file(
     graphless = without_cuda_graph(providers)
     others = {role: _opened(part, graphless, level, options).session for role, part in file.parts.items()}
     return replace(step, session=HostLoop(file.metadata, {STEP: step.session, **others}))
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """What ONNX Runtime raises in a call, as a sentence.
+
+    Raises:
+        InputError: with what it said.
+    """
+    try:
+        yield
+    except (InputError, OptionError):
+        raise
+    except Exception as error:  # onnxruntime's own errors share no base but this
+        raise InputError(
+            f"ONNX Runtime cannot run the file on these inputs: {str(error).strip()[:300]}",
+            where=where,
+            fix="check their values and sizes, indices of tables above all",
+        ) from error
 
 
 def _opened(file: ModelFile, providers: Sequence[Provider] | None, level: str, options: Any) -> Opened:
