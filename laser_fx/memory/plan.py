@@ -32,7 +32,7 @@ class PlanRow:
         operator: what makes it, or ``input``.
         shape: its sizes.
         codec: ``"exact"`` where it is kept, ``"recompute"`` where backward makes it again, else the name of a codec of
-            `laser_fx.memory.codecs`.
+            `laser_fx.memory.codecs` or `laser_fx.memory.few_bits`.
         before: bytes that eager keeps of it, over all steps.
         after: bytes that the plan keeps of it, over all steps.
         time: seconds that making it again, or encoding and decoding it, takes over all steps, as measured on this

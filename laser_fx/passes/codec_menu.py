@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import fx
 
 from laser_fx.memory.approximate import Menu
-from laser_fx.memory.codecs import Codec, Int4, Int8
+from laser_fx.memory.codecs import Codec
+from laser_fx.memory.few_bits import Int4, Int8
 from laser_fx.memory.fit import Part
 from laser_fx.memory.lowrank import Tracking, trackable
 from laser_fx.memory.policy import Everything

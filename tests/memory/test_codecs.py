@@ -15,8 +15,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from laser_fx import subspace
 from laser_fx.errors import OptionError, PassError
-from laser_fx.memory import codecs
-from laser_fx.memory.codecs import Codec, Int4, Int8, LowRank
+from laser_fx.memory import few_bits
+from laser_fx.memory.codecs import Codec, LowRank
+from laser_fx.memory.few_bits import Int4, Int8
 from laser_fx.memory.joint import Form, form_of
 
 COMMON = settings(max_examples=60)
@@ -199,7 +200,7 @@ def test_encoding_is_deterministic_and_writes_into_nothing(place: int) -> None:
 def test_how_much_is_worked_on_at_a_time_changes_nothing(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     value = numbers(1000)
     whole = codec.encode(value)
-    monkeypatch.setitem(codecs._CHUNK, "cpu", 100)
+    monkeypatch.setitem(few_bits._CHUNK, "cpu", 100)
     parts = codec.encode(value)
     assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
     decoded = codec.decode(parts, form(value))
