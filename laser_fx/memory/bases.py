@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,10 +25,9 @@ from laser_fx.errors import NonFiniteError, OptionError
 from laser_fx.events import tell
 from laser_fx.loops import Step
 from laser_fx.memory.codecs import Codec, LowRank
-from laser_fx.memory.joint import Form
+from laser_fx.memory.pools import Basis, Measured, Pool, without_mean
 
-__all__ = ["TrackedBasis", "rank_within"]
-
+__all__ = ["TrackedBasis"]
 
 _FIRST_WIDTH = 16
 """Columns of the first sketch at a site of which nothing is known; doubled until they suffice."""
@@ -42,79 +40,6 @@ _AIM = 0.5
 
 _PRESSED = 0.75
 """A step that uses more than this part of ``1 − fidelity`` asks for a better basis before the next regular update."""
-
-
-def rank_within(budget: int, form: Form, steps: int, inner: Codec | None = None) -> int:
-    """The largest rank at which the coefficients of all steps and one basis fit in a number of bytes; 0 for none.
-
-    Args:
-        budget: bytes for one value of a body in one call.
-        form: of the value at one step, (..., D).
-        steps: how many steps are kept.
-        inner: how the coefficients are stored.
-
-    >>> form = Form((100, 64), (64, 1), torch.float32, torch.device("cpu"), False)
-    >>> rank_within(100 * 64 * 4, form, steps=2)
-    24
-    """
-    features = form.shape[-1]
-
-    def fits(rank: int) -> bool:
-        empty = torch.empty(features, rank, device="meta")
-        return steps * LowRank(empty, None, inner).bytes(form) + empty.nbytes <= budget
-
-    low, high = 0, features + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-@dataclass(frozen=True, eq=False)
-class _Basis:
-    """Q (D, k), and the mean (D,) that is taken off first, None for none."""
-
-    q: Tensor
-    mean: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """An activation in a basis: ``Z``, ``‖X − mean‖²``, the fidelity, and the least rank that reaches the threshold."""
-
-    basis: _Basis
-    z: Tensor
-    total: Tensor
-    fidelity: float
-    rank: int
-
-
-class _Pool:
-    """What the steps that were seen with one basis say about a better one."""
-
-    def __init__(self, basis: _Basis) -> None:
-        features, rank = basis.q.shape
-        self.y = basis.q.new_zeros(features, rank)
-        self.c = basis.q.new_zeros(rank, rank)
-        self.sum = basis.q.new_zeros(features)
-        self.rows = 0
-        self.energy = basis.q.new_zeros(())
-
-    def add(self, flat: Tensor, measured: _Measured, products: Tensor) -> None:
-        """One step, with its `_products`."""
-        self.y += products
-        self.c.addmm_(measured.z.mT, measured.z)
-        if measured.basis.mean is not None:
-            self.sum += flat.sum(0)
-        self.rows += flat.shape[0]
-        self.energy += measured.total
-
-
-def _products(flat: Tensor, measured: _Measured) -> Tensor:
-    """``(X − mean)ᵀZ``, (D, k): the main cost of tracking."""
-    products = flat.mT @ measured.z
-    mean = measured.basis.mean
-    return products if mean is None else products.addr_(mean, measured.z.sum(0), alpha=-1)
 
 
 class TrackedBasis(nn.Module):
@@ -137,7 +62,7 @@ class TrackedBasis(nn.Module):
         features: D, the width of X.
         fidelity: in (0, 1]. No step is encoded with a basis that measures below it.
         rank: columns of the basis; None adapts it.
-        most: largest rank when it is adapted; None for ``features − 1``. See `rank_within`.
+        most: largest rank when it is adapted; None for ``features − 1``. See `laser_fx.memory.codecs.rank_within`.
         centre: take the mean off first.
         inner: how coefficients are stored; None stores them in the dtype of X.
         every: a basis with room to its fidelity is updated at each such call; in the others nothing is pooled.
@@ -191,9 +116,9 @@ class TrackedBasis(nn.Module):
         self.register_buffer("pressed", torch.ones((), dtype=torch.bool))
         self.steps: tuple[Step, ...] = ()
         """What each step of the call at hand did, or of the last one if none is."""
-        self._begun: _Basis | None = None
-        self._fresh: _Basis | None = None
-        self._pools: dict[_Basis, _Pool] = {}
+        self._begun: Basis | None = None
+        self._fresh: Basis | None = None
+        self._pools: dict[Basis, Pool] = {}
         self._pooling = False
         self._warned = False
 
@@ -259,7 +184,7 @@ class TrackedBasis(nn.Module):
 
     def _begin(self) -> None:
         trusted = subspace.orthonormality_error(self.q) <= subspace.ORTHONORMALITY_LIMIT
-        self._begun = _Basis(self.q if trusted else torch.zeros_like(self.q), self.mean)
+        self._begun = Basis(self.q if trusted else torch.zeros_like(self.q), self.mean)
         self._pooling = bool(self.pressed) or int(self.calls) % self.every == 0
         self.steps = ()
 
@@ -267,7 +192,7 @@ class TrackedBasis(nn.Module):
         self._begun = self._fresh = None
         self._pools = {}
 
-    def _best(self, flat: Tensor) -> tuple[_Measured, bool, bool]:
+    def _best(self, flat: Tensor) -> tuple[Measured, bool, bool]:
         """The first basis that reaches the fidelity, or the last one tried; whether one was tracked, and one reset."""
         assert self._begun is not None
         begun = self._measure(flat, self._begun)
@@ -280,8 +205,8 @@ class TrackedBasis(nn.Module):
             if self._suffices(fresh):
                 self._pool(flat, fresh)
                 return fresh, False, False
-        products = _products(flat, begun)
-        tracked = self._measure(flat, _Basis(subspace.orthonormalise(products), begun.basis.mean))
+        products = begun.products(flat)
+        tracked = self._measure(flat, Basis(subspace.orthonormalise(products), begun.basis.mean))
         if self._suffices(tracked):
             self._pool(flat, begun, products)
             return tracked, True, False
@@ -290,25 +215,25 @@ class TrackedBasis(nn.Module):
         self._fresh = fresh.basis
         return fresh, True, True
 
-    def _suffices(self, measured: _Measured) -> bool:
+    def _suffices(self, measured: Measured) -> bool:
         return measured.fidelity >= self.fidelity
 
-    def _pool(self, flat: Tensor, measured: _Measured, products: Tensor | None = None) -> None:
+    def _pool(self, flat: Tensor, measured: Measured, products: Tensor | None = None) -> None:
         """Add a step to what was seen with its basis."""
         if self._pooling:
-            pool = self._pools.setdefault(measured.basis, _Pool(measured.basis))
-            pool.add(flat, measured, _products(flat, measured) if products is None else products)
+            pool = self._pools.setdefault(measured.basis, Pool(measured.basis))
+            pool.add(flat, measured, measured.products(flat) if products is None else products)
 
-    def _measure(self, flat: Tensor, basis: _Basis) -> _Measured:
+    def _measure(self, flat: Tensor, basis: Basis) -> Measured:
         z = LowRank(basis.q, basis.mean).coefficients(flat)
-        total = subspace.energy(_centred(flat, basis.mean))
+        total = subspace.energy(without_mean(flat, basis.mean))
         energies = z.square().sum(0)
         ratio = torch.where(total == 0, torch.ones_like(total), energies.sum() / total)
         # One transfer from the device.
         fidelity, rank = torch.stack([ratio, subspace.needed_rank(energies, total, self.fidelity)]).tolist()
         if not math.isfinite(fidelity):
             self._refuse()
-        return _Measured(basis, z, total, min(fidelity, 1.0), int(rank))
+        return Measured(basis, z, total, min(fidelity, 1.0), int(rank))
 
     def _refuse(self) -> None:
         step = len(self.steps)
@@ -319,20 +244,20 @@ class TrackedBasis(nn.Module):
             fix="look for what overflows before this step, or train with Options(memory='lean') to see where it begins",
         )
 
-    def _reset(self, flat: Tensor) -> _Measured:
+    def _reset(self, flat: Tensor) -> Measured:
         """A fresh basis of this activation alone, doubled until it reaches the fidelity."""
         mean = flat.mean(0) if self.centre else None
-        centred = _centred(flat, mean)
+        centred = without_mean(flat, mean)
         width = self.rank or min(max(_FIRST_WIDTH, self.q.shape[1]), self.most)
         while True:
             sketch = subspace.sketch(self.features, width, self.name).to(flat.device)
-            measured = self._measure(flat, _Basis(subspace.range_finder(centred, sketch), mean))
+            measured = self._measure(flat, Basis(subspace.range_finder(centred, sketch), mean))
             if measured.fidelity >= self.fidelity or self.rank is not None or width >= self.most:
                 break
             width = min(2 * width, self.most)
         return self._trimmed(flat, measured) if self.rank is None else measured
 
-    def _trimmed(self, flat: Tensor, measured: _Measured) -> _Measured:
+    def _trimmed(self, flat: Tensor, measured: Measured) -> Measured:
         """The same by descending energy, without the columns that the fidelity does not need."""
         gram = measured.z.mT @ measured.z
         turns = torch.linalg.eigh(gram.double())[1].flip(1).float()
@@ -341,7 +266,7 @@ class TrackedBasis(nn.Module):
         if measured.fidelity < self.fidelity or rank >= turns.shape[1]:
             return measured
         q = subspace.orthonormalise(measured.basis.q @ turns[:, :rank])
-        return self._measure(flat, _Basis(q, measured.basis.mean))
+        return self._measure(flat, Basis(q, measured.basis.mean))
 
     def _with_slack(self, needed: Tensor) -> int:
         least = int(needed)
@@ -405,10 +330,6 @@ class TrackedBasis(nn.Module):
                 self._buffers[name] = buffer.new_empty(shape)
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _centred(flat: Tensor, mean: Tensor | None) -> Tensor:
-    return flat if mean is None else flat - mean
 
 
 def _check(name: str, value: object, holds: bool, fix: str) -> None:

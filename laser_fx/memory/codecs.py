@@ -18,7 +18,7 @@ from torch import Tensor
 from laser_fx.memory.joint import Form
 from laser_fx.memory.memory_order import placed
 
-__all__ = ["Codec", "LowRank"]
+__all__ = ["Codec", "LowRank", "rank_within"]
 
 
 class Codec(Protocol):
@@ -115,3 +115,29 @@ class LowRank:
         rank = self.q.shape[1]
         shape = (math.prod(form.shape[:-1]), rank)
         return Form(shape, (max(rank, 1), 1), form.dtype, form.device, False)
+
+
+def rank_within(budget: int, form: Form, steps: int, inner: Codec | None = None) -> int:
+    """The largest rank at which the coefficients of all steps and one basis fit in a number of bytes; 0 for none.
+
+    Args:
+        budget: bytes for one value of a body in one call.
+        form: of the value at one step, (..., D).
+        steps: how many steps are kept.
+        inner: how the coefficients are stored.
+
+    >>> form = Form((100, 64), (64, 1), torch.float32, torch.device("cpu"), False)
+    >>> rank_within(100 * 64 * 4, form, steps=2)
+    24
+    """
+    features = form.shape[-1]
+
+    def fits(rank: int) -> bool:
+        empty = torch.empty(features, rank, device="meta")
+        return steps * LowRank(empty, None, inner).bytes(form) + empty.nbytes <= budget
+
+    low, high = 0, features + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from laser_fx.memory.bases import TrackedBasis, rank_within
-from laser_fx.memory.codecs import Codec
+from laser_fx.memory.bases import TrackedBasis
+from laser_fx.memory.codecs import Codec, rank_within
 from laser_fx.memory.fit import Part
 from laser_fx.memory.joint import form_of
 from laser_fx.memory.operators import size

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from laser_fx import subspace
 from laser_fx.errors import NonFiniteError, OptionError
-from laser_fx.memory.bases import TrackedBasis, rank_within
+from laser_fx.memory.bases import TrackedBasis
+from laser_fx.memory.codecs import rank_within
 from laser_fx.memory.few_bits import Int8
 from laser_fx.memory.joint import Form, form_of
 
