@@ -34,6 +34,7 @@ from laser_fx.programs import Programs, mode_of, run
 from laser_fx.reporting import Report
 from laser_fx.reporting.describe import describe_program
 from laser_fx.reporting.instruments.choose import DEFAULT, Measures, chosen
+from laser_fx.reporting.instruments.modes import evaluating
 from laser_fx.standin import StandIn
 
 __all__ = ["CompiledModel", "compiled_copy", "unchecked"]
@@ -265,12 +266,8 @@ class CompiledModel(StandIn):
         latest = self.program
         if not latest.mode.training and not latest.mode.grad_enabled:
             return latest
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self._model):
             return self.prepare(latest.capture.call, Mode(False, False, latest.mode.autocast))
-        finally:
-            self.train(was_training)
 
     def _inference_aside(self) -> Program:
         """The same, and the latest program stays the latest one."""

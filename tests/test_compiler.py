@@ -286,6 +286,52 @@ def test_inspect_leaves_the_model_as_it_was(training: bool) -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("use", ["export", "calibrate"])
+def test_what_looks_at_an_evaluation_leaves_every_module_in_its_mode(use: str, tmp_path: Path) -> None:
+    module, x = Contractive(trips=3).train(), low_rank(24, 32)
+    module.down.eval()  # as who trains on with frozen statistics does
+    compiled = laser_fx.compile(module, options=Options.exact())
+    compiled(x).sum().backward()
+    if use == "export":
+        compiled.to_onnx(tmp_path / "m.onnx", verify=False)
+    else:
+        with pytest.raises(InputError):  # one class alone: what an evaluation says is looked at first
+            laser_fx.calibrate(module, [(torch.zeros(4, 32),)] * 3)
+    assert [part.training for part in module.modules()] == [True, True, False]
+
+
+def test_a_report_of_an_inference_mode_is_that_of_any_other() -> None:
+    module, x = Contractive(trips=3), low_rank(64, 32)
+    wanted = laser_fx.inspect(module, x, measure=())
+    with torch.inference_mode():
+        made_inside = x.clone()
+        assert laser_fx.inspect(module, made_inside, measure=()).saved_bytes == wanted.saved_bytes
+    assert laser_fx.inspect(module, made_inside, measure=()).saved_bytes == wanted.saved_bytes
+
+
+def test_a_model_that_does_not_train_is_inspected_and_the_report_says_so() -> None:
+    class ForEvaluation(Contractive):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not self.training, "for evaluation alone"
+            return super().forward(x)
+
+    report = laser_fx.inspect(ForEvaluation(trips=3), torch.ones(4, 32), measure="memory")
+    assert report.saved_bytes is None
+    assert report.warnings == (
+        "what training saves is not measured, training fails: for evaluation alone",
+        "memory is not measured, training fails: for evaluation alone",
+    )
+
+
+def test_bytes_of_a_training_step_are_those_of_the_program_s_autocast() -> None:
+    x = low_rank(64, 32)
+    compiled = laser_fx.compile(Contractive(trips=3), options=Options(rank=4, fidelity=0.5))
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled(x).sum().backward()
+        inside = compiled.report(measure=())
+    assert compiled.report(measure=()).saved_bytes == inside.saved_bytes
+
+
 def test_inspect_says_that_one_row_was_measured_as_two() -> None:
     module = Contractive()
     one, two = (laser_fx.inspect(module, torch.ones(rows, 32), measure=()) for rows in (1, 2))

@@ -21,6 +21,7 @@ from laser_fx.errors import InputError, LaserError, OptionError
 from laser_fx.options import Options
 from laser_fx.progress import each, stage
 from laser_fx.reporting import environment
+from laser_fx.reporting.instruments.modes import evaluating
 
 __all__ = ["bench"]
 
@@ -68,20 +69,22 @@ def bench(
     """
     _check(rounds, arms)
     names = [name for name in ARMS if name == "eager" or not arms or name in arms]
-    was_training = model.training
-    model.eval()
-    try:
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of inductor, and of models without a loop: the table says enough
-            subject = Subject(model, args, kwargs or {}, options or Options(), Path(folder), tuple(arms))
-            lanes, failed = _ready(subject, names)
-            calls = _calls(lanes[0])
-            seconds = _rounds(lanes, rounds, calls)
-            found = [_measured(lane, seconds[lane.result.name], lanes[0]) for lane in lanes] + failed
-            if training:
-                found = [replace(one, saved_bytes=_saved(subject, one.name)) for one in found]
-    finally:
-        model.train(was_training)
+    quiet = warnings.catch_warnings()
+    with (
+        evaluating(model),
+        tempfile.TemporaryDirectory() as folder,
+        torch.inference_mode(False),
+        torch.no_grad(),
+        quiet,
+    ):
+        warnings.simplefilter("ignore")  # of inductor, and of models without a loop: the table says enough
+        subject = Subject(model, args, kwargs or {}, options or Options(), Path(folder), tuple(arms))
+        lanes, failed = _ready(subject, names)
+        calls = _calls(lanes[0])
+        seconds = _rounds(lanes, rounds, calls)
+        found = [_measured(lane, seconds[lane.result.name], lanes[0]) for lane in lanes] + failed
+        if training:
+            found = [replace(one, saved_bytes=_saved(subject, one.name)) for one in found]
     found.sort(key=lambda one: names.index(one.name))
     tensors = [x for x in pytree.tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
     return BenchResult(type(model).__name__, tuple(map(_text, tensors)), calls, tuple(found), environment())

@@ -23,6 +23,7 @@ from laser_fx.options import Options, Sites
 from laser_fx.passes.find_sites import find_sites
 from laser_fx.passes.rank_schedule import Schedule
 from laser_fx.program import Program
+from laser_fx.reporting.instruments.modes import evaluating
 
 __all__ = ["calibrate"]
 
@@ -49,9 +50,7 @@ def calibrate(
     check_asked(basis, objectives, rank_schedules, sites)
     batches = batches_of(data, answers, target, tolerance)
     check_batches(batches)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites, paying=sites == "paying")
         for number, batch in enumerate(batches):
             check_answers(batch[1] if target == "accuracy" else None, search.exact_answers(batch), number)
@@ -60,8 +59,6 @@ def calibrate(
         if search.paying and search.hopeless("frozen"):
             tell(logging.WARNING, "nothing_pays", _NOTHING_PAYS, len(search.sites), sites=len(search.sites))
         return search.report(_best(search, tolerance, basis, objectives, rank_schedules))
-    finally:
-        model.train(was_training)
 
 
 def _program(model: nn.Module, batch: Example) -> Program:
