@@ -132,7 +132,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, z: Tensor,
 
     Forward is exact, bitwise ``F.linear``. Backward: ``grad_X = dY W`` and ``grad_b = Σ dY`` exactly,
     ``grad_W = (dYᵀZ)Qᵀ``, accumulated in float32. Z is kept in the dtype of the result. Where Z has no rows, X
-    itself is kept and grad_W is exact.
+    itself is kept, without Q, and grad_W is exact.
 
     Args:
         z: ``XQ``, (N, k) float32, or (0, k), as `reset` returned it.
@@ -191,7 +191,7 @@ def _keep_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.exact, ctx.has_bias = z.shape[0] == 0, bias is not None
     ctx.dtype = x.dtype
     ctx.watched = watch([weight])
-    ctx.save_for_backward(_cast(x if ctx.exact else z, lowered_dtype(x)), weight, q)
+    ctx.save_for_backward(_cast(x if ctx.exact else z, lowered_dtype(x)), weight, None if ctx.exact else q)
 
 
 def _refuse_second_derivatives() -> None:
@@ -211,7 +211,7 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     with autocast_off(grad_y):
         wanted = ctx.needs_input_grad
         grad_x = _cast(grad_y @ _cast(weight, grad_y.dtype), ctx.dtype) if wanted[0] else None
-        grad_weight = _grad_weight(grad_y, kept, weight, None if ctx.exact else q) if wanted[1] else None
+        grad_weight = _grad_weight(grad_y, kept, weight, q) if wanted[1] else None
         return grad_x, grad_weight, _grad_bias(ctx, grad_y), None, None, None
 
 

@@ -18,6 +18,7 @@ from laser_fx import CompiledModel, Options
 from laser_fx.alarms import reset_rate
 from laser_fx.callbacks import LaserCallback, scalars
 from laser_fx.errors import InputError, MissingDependencyError, OptionError
+from laser_fx.memory.measure import saved_bytes
 from tests.small import Contractive, low_rank
 
 
@@ -72,6 +73,20 @@ def test_bytes_are_those_of_x_and_of_what_stands_for_it(by_laser: CompiledModel)
         if site.key in steps
     ]
     assert (told["saved_bytes/sites_exact"], told["saved_bytes/sites"]) == (sum(whole), sum(kept))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_bytes_of_another_dtype_are_those_that_are_saved(dtype: torch.dtype) -> None:
+    module, x = Contractive(trips=3).train().to(dtype), low_rank(64, 32).to(dtype)
+    compiled = laser_fx.compile(module, options=Options(rank=4, fidelity=0.9))
+    less = saved_bytes(lambda: module(x), exclude=[x]) - saved_bytes(lambda: compiled(x), exclude=[x])
+    told, report = scalars(compiled), compiled.report(measure=())
+    assert told["saved_bytes/sites_exact"] - told["saved_bytes/sites"] == less > 0
+    assert report.saved_bytes is not None
+    assert report.saved_bytes.eager_sites == told["saved_bytes/sites_exact"]
+    assert report.saved_bytes.laser_sites == told["saved_bytes/sites"]
+    whole = sum(site.saved_share for site in report.sites)  # type: ignore[misc]
+    assert whole == pytest.approx(report.saved_bytes.eager_sites / report.saved_bytes.eager)
 
 
 def test_a_plan_writes_its_totals_and_follows_the_batch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import torch
 from torch import nn
 
 import laser_fx
+from laser_fx.call import Call as FlatCall
+from laser_fx.call import flatten_call
 from laser_fx.compiled import CompiledModel
-from laser_fx.errors import LaserError
+from laser_fx.memory.copies import copied, copied_inputs
 from laser_fx.memory.measure import saved_bytes
 from laser_fx.options import Options
 from laser_fx.passes.infra import count_nodes
@@ -78,18 +79,20 @@ class Arm:
         """Bytes that a training call of a copy of the model holds for backward; None where it has nothing to train."""
         if self.train is None or not any(p.requires_grad for p in subject.model.parameters()):
             return None
-        module: nn.Module = copy.deepcopy(subject.model).train()
-        options = self.train(subject)
-        if options is not None:
-            module = laser_fx.compile(module, options=options)
-        others = [leaf for leaf in subject.args if isinstance(leaf, torch.Tensor)]
+        call = flatten_call(subject.args, subject.kwargs)
         try:
-            with torch.random.fork_rng(), torch.enable_grad():
-                return saved_bytes(
-                    lambda: module(*subject.args, **subject.kwargs), exclude=[*module.buffers(), *others]
-                )
-        except LaserError:
-            return None  # a model that cannot be trained under a plan is still timed
+            return _saved(copied(subject.model).train(), self.train(subject), call)
+        except Exception:  # whatever the model's own code raises: what cannot be copied or trained is still timed
+            return None
+
+
+def _saved(module: nn.Module, options: Options | None, call: FlatCall) -> int:
+    if options is not None:
+        module = laser_fx.compile(module, options=options)
+    tensors = copied_inputs(call)
+    args, kwargs = call.rebuild(tensors)
+    with torch.random.fork_rng(), torch.enable_grad():
+        return saved_bytes(lambda: module(*args, **kwargs), exclude=[*module.buffers(), *tensors])
 
 
 def _eager(subject: Subject) -> Call:

@@ -7,14 +7,14 @@ from weakref import WeakKeyDictionary
 
 from laser_fx.alarms import reset_rate
 from laser_fx.compiled import CompiledModel
-from laser_fx.loops import Site, Step
+from laser_fx.loops import Step
 from laser_fx.passes.cut_segments import segments_of
+from laser_fx.passes.kept_bytes import KeptBytes, bytes_at_sites
 from laser_fx.program import Program
 
 __all__ = ["scalars", "site_tag"]
 
-_FLOAT32 = 4
-
+_kept: WeakKeyDictionary[Program, Mapping[str, KeptBytes]] = WeakKeyDictionary()
 _totals: WeakKeyDictionary[Program, tuple[tuple[object, ...], tuple[int, int]]] = WeakKeyDictionary()
 
 
@@ -81,12 +81,20 @@ def _saved_bytes(compiled: CompiledModel, program: Program, recorded: Mapping[st
     if segments := segments_of(program.graph_module):
         before, after = _plan_bytes(compiled, program, tuple(segment.latest for segment in segments))
         return {"saved_bytes/eager": float(before), "saved_bytes/plan": float(after)}
-    sites = [site for site in program.sites if site.key in recorded and site.rank is not None]
+    sites = {key: kept for key, kept in _site_bytes(program).items() if key in recorded}
     if not sites:
         return {}
-    exact = sum(_exact_bytes(site) * len(recorded[site.key]) for site in sites)
-    kept = sum(_exact_bytes(s) if step.exact else _low_rank_bytes(s) for s in sites for step in recorded[s.key])
-    return {"saved_bytes/sites_exact": float(exact), "saved_bytes/sites": float(kept)}
+    exact = sum(kept.exact * len(recorded[key]) for key, kept in sites.items())
+    low = sum(kept.exact if step.exact else kept.low for key, kept in sites.items() for step in recorded[key])
+    return {"saved_bytes/sites_exact": float(exact), "saved_bytes/sites": float(low)}
+
+
+def _site_bytes(program: Program) -> Mapping[str, KeptBytes]:
+    """What one step keeps at each site with a basis; looked up once for each program."""
+    if program not in _kept:
+        ranked = {site.key for site in program.sites if site.rank is not None}
+        _kept[program] = {key: kept for key, (_, kept) in bytes_at_sites(program).items() if key in ranked}
+    return _kept[program]
 
 
 def _plan_bytes(compiled: CompiledModel, program: Program, forms: tuple[object, ...]) -> tuple[int, int]:
@@ -97,12 +105,3 @@ def _plan_bytes(compiled: CompiledModel, program: Program, forms: tuple[object, 
         assert plan is not None  # there are segments
         known = _totals[program] = forms, (plan.before, plan.after)
     return known[1]
-
-
-def _exact_bytes(site: Site) -> int:
-    return _FLOAT32 * site.rows * site.features
-
-
-def _low_rank_bytes(site: Site) -> int:
-    """Z (N, k) and Q (D, k)."""
-    return _FLOAT32 * (site.rows + site.features) * (site.rank or 0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from laser_fx.call import Call
 from laser_fx.errors import InputError
 
-__all__ = ["copied"]
+__all__ = ["copied", "copied_inputs"]
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -27,3 +29,16 @@ def copied(model: nn.Module) -> nn.Module:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         fix = "hold tensors with a history nowhere in the model (detach them, or compute them in forward)"
         raise InputError(f"the model cannot be copied: {why}", where=type(model).__name__, fix=fix) from error
+
+
+def copied_inputs(call: Call) -> tuple[Tensor, ...]:
+    """Copies of the tensors of a call that autograd takes: a model may write into them, or want them for backward.
+
+    >>> from laser_fx.call import flatten_call
+    >>> with torch.inference_mode():
+    ...     x = torch.ones(2)
+    >>> copied_inputs(flatten_call((x,), {}))[0].is_inference()
+    False
+    """
+    with torch.inference_mode(False):
+        return tuple([tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in call.tensors])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -30,6 +30,8 @@ class PlacedSite:
     node: fx.Node
     is_parameter: bool = True
     """Whether its matrix is the parameter itself, or a cast of it."""
+    trains: bool = True
+    """Whether its matrix asks for a gradient: autograd keeps the activation for that one alone."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ class _Weight:
 
     name: str
     is_parameter: bool = True
+    trains: bool = True
+    """Whether any of its parameters asks for a gradient."""
 
-    def through(self, node: fx.Node) -> _Weight:
-        """The weight that a node makes of it."""
-        return self if node.target in _CASTS else replace(self, is_parameter=False)
+    def through(self, node: fx.Node, sources: Iterable[_Weight]) -> _Weight:
+        """The weight that a node makes of it and others."""
+        trains = any(source.trains for source in sources)
+        return replace(self, is_parameter=self.is_parameter and node.target in _CASTS, trains=trains)
 
 
 def find_sites(
@@ -59,8 +64,9 @@ def find_sites(
         with_gradients: only those whose activation autograd would save.
         of_parameters: only those whose matrix is the parameter itself, or a cast of it: not ``w * 0.5``.
     """
-    weights = {n: _Weight(states[n.name]) for n in rolled.graph.nodes if n.op == "placeholder" and n.name in states}
-    found = [p for p in _walk(rolled, "", 1, weights) if not with_gradients or p.node.meta[GRAD_ENABLED]]
+    holders = [n for n in rolled.graph.find_nodes(op="placeholder") if n.name in states]
+    weights = {n: _Weight(states[n.name], trains=n.meta["val"].requires_grad) for n in holders}
+    found = [p for p in _walk(rolled, "", 1, weights) if not with_gradients or (p.trains and p.node.meta[GRAD_ENABLED])]
     found = [p for p in found if p.is_parameter or not of_parameters]
     seen: Counter[str] = Counter()
     return tuple(_distinct(placed, seen) for placed in found)
@@ -92,9 +98,10 @@ def _walk(
             yield from _walk(loop.body, loop.name, steps * loop.trip_count, inner)
         elif loop_name and node.target is _LINEAR and node.args[1] in weights and node.args[0] not in weights:
             weight = weights[node.args[1]]
-            yield PlacedSite(_site(node, loop_name, steps, weight.name), node, weight.is_parameter)
+            yield PlacedSite(_site(node, loop_name, steps, weight.name), node, weight.is_parameter, weight.trains)
         elif node.op == "call_function" and node.all_input_nodes and all(a in weights for a in node.all_input_nodes):
-            weights[node] = weights[node.all_input_nodes[0]].through(node)
+            made_of = [weights[source] for source in node.all_input_nodes]
+            weights[node] = made_of[0].through(node, made_of)
 
 
 def _site(node: fx.Node, loop_name: str, steps: int, weight: str) -> Site:

@@ -26,6 +26,7 @@ from laser_fx.passes.choose_sites import choose_sites, tracked_rank
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import THRESHOLD, Use, insert_tracking
+from laser_fx.passes.kept_bytes import kept_bytes
 from laser_fx.passes.memory_plan import plan_memory
 from laser_fx.passes.nest_bodies import with_bodies
 from laser_fx.passes.normalise import View, normalise
@@ -201,7 +202,7 @@ def _measured(program: Program, placed: Sequence[PlacedSite], use: Use) -> Progr
 def _for_training(program: Program, placed: Sequence[PlacedSite]) -> list[PlacedSite]:
     """Sites whose Z and Q are smaller than the X that they stand for, and that nothing else keeps."""
     ranked = [replace(p, site=replace(p.site, rank=_rank(p.site, program))) for p in placed]
-    return [p for p in ranked if _saves_bytes(p.site) and saved_elsewhere(p.node) is None]
+    return [p for p in ranked if _saves_bytes(p, program) and saved_elsewhere(p.node) is None]
 
 
 def _rank(site: Site, program: Program) -> int:
@@ -235,9 +236,10 @@ def _inserted(program: Program, ranked: Sequence[PlacedSite], use: Use) -> Progr
     )
 
 
-def _saves_bytes(site: Site) -> bool:
+def _saves_bytes(placed: PlacedSite, program: Program) -> bool:
     """Whether Z and Q are smaller than the X that they stand for; a training graph leaves other sites as they are."""
-    return (site.rows + site.features) * (site.rank or 0) < site.rows * site.features
+    kept = kept_bytes(placed.site, placed.node, program.mode.autocast)
+    return kept.low < kept.exact
 
 
 @stage("measuring activations")

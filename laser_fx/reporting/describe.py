@@ -12,22 +12,25 @@ from torch import Tensor, nn
 
 from laser_fx import subspace
 from laser_fx.call import Call
-from laser_fx.errors import CaptureError, InputError
+from laser_fx.errors import InputError, LaserError
 from laser_fx.loops import Site, Step
-from laser_fx.memory.copies import copied
+from laser_fx.memory.copies import copied, copied_inputs
 from laser_fx.memory.measure import flops, saved_bytes
 from laser_fx.memory.plan import Plan, plan_of
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import segments_of
 from laser_fx.passes.infra import count_nodes
+from laser_fx.passes.kept_bytes import bytes_at_sites
 from laser_fx.passes.near_miss import near_misses_of
 from laser_fx.passes.pipeline import measure_spectra, place_sites
+from laser_fx.passes.sharing import saved_elsewhere
 from laser_fx.program import Program
 from laser_fx.progress import stage
 from laser_fx.reporting.environment import environment
 from laser_fx.reporting.instruments.choose import Measure
 from laser_fx.reporting.instruments.fill import Doors, filled
 from laser_fx.reporting.instruments.onnx_sizes import Export
+from laser_fx.reporting.instruments.trained import trained_as
 from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.report import Report
 
@@ -36,6 +39,7 @@ __all__ = ["describe_program"]
 Compile = Callable[[nn.Module, Options], Any]
 
 
+@torch.inference_mode(False)  # hooks of the counters, and copies that train, do not work inside of it
 def describe_program(
     program: Program,
     steps: Mapping[str, tuple[Step, ...]],
@@ -57,7 +61,7 @@ def describe_program(
     ranked = {site.key: site for site in program.sites}
     total = _forward_flops(program, exact=True)
     segments = segments_of(program.graph_module)
-    saved, saved_by_site, not_trained = _saved(program, compile_copy) if compile_copy else (None, {}, None)
+    saved, saved_by_site, not_trained = _saved(program, compile_copy) if compile_copy else (None, None, None)
     # The pieces of a loop that a schedule split have sites of their own.
     shown = program.sites if program.unsplit else [ranked.get(p.site.key, p.site) for p in placed]
     sites = tuple(_site_report(s, steps.get(s.key, ()), spectra, program.options, total) for s in shown)
@@ -134,7 +138,7 @@ def _forward_flops(program: Program, *, exact: bool) -> int:
 
 
 @stage("measuring a training step")
-def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, dict[str, int], str | None]:
+def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, Mapping[str, int] | None, str | None]:
     """What one training step holds for backward: eager, and with LASER at its sites; bytes of X by site name.
 
     A model that cannot be compiled with gradients has eager's alone, and a sentence that says why.
@@ -142,59 +146,68 @@ def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, 
     try:
         model = copied(program.model).train()
     except InputError as error:
-        return None, {}, f"what training saves is not measured: {error.what}"
-    call = program.capture.call
+        return None, None, f"what training saves is not measured: {error.what}"
     if not any(p.requires_grad for p in model.parameters()):
-        return None, {}, None
-    others = [*model.buffers(), *call.tensors]
-    eager = _count(model, call, others)
+        return None, None, None
+    call = replace(program.capture.call, tensors=copied_inputs(program.capture.call))
     chosen = program.options
-    centre = chosen.centre and chosen.tracking != "step"
-    options = replace(chosen, memory="laser", approximate=False, centre=centre)
-    compiled = compile_copy(model, options).train()
-    try:
-        laser = _count(compiled, call, [*compiled.buffers(), *call.tensors])
-    except CaptureError as error:
-        return SavedBytes(eager), {}, f"the model cannot be compiled for training: {error.what}"
+    options = replace(chosen, memory="laser", approximate=False, centre=chosen.centre and chosen.tracking != "step")
+    with trained_as(program):
+        try:
+            eager = _count(model, call)
+        except Exception as error:  # whatever the model's own code raises
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return None, None, f"what training saves is not measured, training fails: {why}"
+        compiled = compile_copy(model, options).train()
+        try:
+            saved = _saved_by_laser(compiled, call, eager)
+        except LaserError as error:
+            return SavedBytes(eager), None, f"the model cannot be compiled for training: {error.what}"
+    return saved, _kept_by_linears(compiled.program), None
+
+
+def _saved_by_laser(compiled: Any, call: Call, eager: int) -> SavedBytes:
+    laser = _count(compiled, call)
     training: Program = compiled.program
     plan: Plan | None = compiled.plan
     if plan is not None:
         kept = [row for row in plan.rows if row.codec.startswith("lowrank")]
-        return SavedBytes(eager, sum(row.before for row in kept), laser, sum(row.after for row in kept)), {}, None
+        return SavedBytes(eager, sum(row.before for row in kept), laser, sum(row.after for row in kept))
     if not training.record_names:
-        return SavedBytes(eager), {}, None
-    with torch.random.fork_rng(), torch.enable_grad():
-        _, records = training.run(call)
-    at_sites = _site_bytes(training, records)
-    activations: Counter[str] = Counter()
-    for site in training.sites:
-        activations[site.name] += site.rows * site.features * site.steps * 4
-    return SavedBytes(eager, max(eager - laser + at_sites, 0), laser, at_sites), dict(activations), None
+        return SavedBytes(eager)
+    at_sites = _site_bytes(training, training.run(call)[1])
+    return SavedBytes(eager, max(eager - laser + at_sites, 0), laser, at_sites)
 
 
-def _count(module: nn.Module, call: Call, others: Sequence[Tensor]) -> int:
+def _count(module: nn.Module, call: Call) -> int:
     args, kwargs = call.rebuild(call.tensors)
-    with torch.random.fork_rng(), torch.enable_grad():
-        return saved_bytes(lambda: module(*args, **kwargs), exclude=others)
+    return saved_bytes(lambda: module(*args, **kwargs), exclude=[*module.buffers(), *call.tensors])
 
 
 def _site_bytes(program: Program, records: Sequence[Any]) -> int:
     """Coefficients and bases that the sites of a training call keep; an exact step keeps X."""
-    sites = {site.key: site for site in program.sites}
+    sites = bytes_at_sites(program)
     total = 0
     for key, recorded in program.steps(records).items():
-        site = sites[key]
-        assert site.rank is not None
-        low, exact = (site.rows + site.features) * site.rank, site.rows * site.features
-        total += 4 * sum(exact if step.exact else low for step in recorded)
+        _, kept = sites[key]
+        total += sum(kept.exact if step.exact else kept.low for step in recorded)
     return total
 
 
+def _kept_by_linears(program: Program) -> Mapping[str, int]:
+    """Name of a site → what eager training keeps of X there, in all steps, that no other operator keeps."""
+    found: Counter[str] = Counter()
+    for placed, kept in bytes_at_sites(program).values():
+        if saved_elsewhere(placed.node) is None:
+            found[placed.site.name] += kept.exact * placed.site.steps
+    return found
+
+
 def _with_saved_shares(
-    sites: tuple[SiteReport, ...], saved: SavedBytes | None, by_name: Mapping[str, int]
+    sites: tuple[SiteReport, ...], saved: SavedBytes | None, by_name: Mapping[str, int] | None
 ) -> tuple[SiteReport, ...]:
     """A training step keeps X at a module's innermost loop: its first site in the report stands for it."""
-    if saved is None:
+    if saved is None or by_name is None:
         return sites
     remaining = dict(by_name)
     return tuple(replace(s, saved_share=_share(remaining.pop(s.site.name, 0), saved.eager)) for s in sites)

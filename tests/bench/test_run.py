@@ -100,6 +100,34 @@ def test_the_model_keeps_its_mode() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_every_module_keeps_its_mode() -> None:
+    model = looped().train()
+    model.a.eval()
+    bench(model, (X,), rounds=1, arms=("eager",), training=False)
+    assert [part.training for part in (model, model.a, model.b)] == [True, False, True]
+
+
+class Uncopied(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(WIDTH, WIDTH)
+        self.doubled = self.weight * 2
+
+
+@pytest.mark.parametrize("model", [nn.BatchNorm1d(WIDTH), Uncopied()])
+def test_what_cannot_be_trained_or_copied_is_timed_all_the_same(model: nn.Module) -> None:
+    (eager,) = bench(model, (X[:1],), rounds=1, arms=("eager",)).arms
+    assert (len(eager.seconds), eager.saved_bytes) == (1, None)
+
+
+def test_inputs_are_not_among_what_training_keeps_wherever_they_stand() -> None:
+    class Nested(nn.Linear):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return super().forward(batch["x"])
+
+    (eager,) = bench(Nested(WIDTH, WIDTH), ({"x": X},), rounds=1, arms=("eager",)).arms
+    assert eager.saved_bytes == 0
+
+
 def test_inputs_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(InputError, match="the model fails on the inputs: RuntimeError"):
         bench(nn.Linear(3, 3), (X,), rounds=1)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+import laser_fx
 from laser_fx.errors import PassError
+from laser_fx.memory.measure import saved_bytes
+from laser_fx.options import Options
 from laser_fx.passes.find_sites import PlacedSite, find_sites
 from laser_fx.passes.insert_probes import insert_probes
 from laser_fx.passes.insert_tracking import insert_tracking
@@ -69,6 +72,16 @@ def test_a_region_without_gradients_has_no_sites_for_training() -> None:
     module = model(CASES["gradient_through_the_last_step"].forward).train()
     assert names(placed(module, torch.randn(3, WIDTH))[1]) == ["loop_0:a"]
     assert names(placed(module, torch.randn(3, WIDTH), with_gradients=True)[1]) == []
+
+
+def test_a_frozen_linear_is_no_site_for_training_and_keeps_nothing_more_than_eager() -> None:
+    module, x = Contractive(trips=3).train(), low_rank(64, 32)
+    module.up.weight.requires_grad_(False)
+    assert names(placed(module, x)[1]) == ["loop_0:up", "loop_0:down"]
+    assert names(placed(module, x, with_gradients=True)[1]) == ["loop_0:down"]
+    module.down.weight.requires_grad_(False)  # the biases still train
+    compiled = laser_fx.compile(module, options=Options(rank=2, fidelity=0.5))
+    assert saved_bytes(lambda: compiled(x), exclude=[x]) == saved_bytes(lambda: module(x), exclude=[x])
 
 
 def ranked(found: tuple[PlacedSite, ...], rank: int = 3, objective: str | None = None) -> list[PlacedSite]:

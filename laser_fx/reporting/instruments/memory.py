@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from laser_fx.call import Call
 from laser_fx.errors import InputError, LaserError
-from laser_fx.memory.copies import copied
+from laser_fx.memory.copies import copied, copied_inputs
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
 from laser_fx.passes.cut_segments import segments_of
@@ -21,6 +21,7 @@ from laser_fx.program import Program
 from laser_fx.reporting.instruments.attribute import saved_by_class
 from laser_fx.reporting.instruments.progress import told
 from laser_fx.reporting.instruments.spectrum import rounded
+from laser_fx.reporting.instruments.trained import trained_as
 from laser_fx.reporting.measured import MemoryArm
 
 __all__ = ["MeasuredMemory", "measure_memory"]
@@ -60,11 +61,11 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
     if not any(p.requires_grad for p in model.parameters()):
         return MeasuredMemory()
     options = _options(program.options)
-    with torch.random.fork_rng(), torch.enable_grad(), torch.inference_mode(False):
+    with trained_as(program):
         told("memory", 0, len(options) + 1)
         try:
             seconds = _time(model, call)
-        except (RuntimeError, ValueError) as error:  # gradients of a model that writes into what they need, say
+        except Exception as error:  # whatever the model's own code raises
             return MeasuredMemory(warnings=(f"memory is not measured, training fails: {_first_line(error)}",))
         arms, plan, warnings = [MemoryArm("eager", _saved(model, call, ()), 1.0)], None, []
         for number, (name, chosen) in enumerate(options.items(), 1):
@@ -103,15 +104,10 @@ def _arm(name: str, compiled: Any, call: Call, eager: float) -> tuple[MemoryArm,
 
 
 def _saved(module: nn.Module, call: Call, segments: Sequence[Any]) -> dict[str, int]:
-    tensors = _copies(call)
+    tensors = copied_inputs(call)
     args, kwargs = call.rebuild(tensors)
     exclude = [*module.buffers(), *tensors]
     return saved_by_class(lambda: module(*args, **kwargs), segments, exclude=exclude)
-
-
-def _copies(call: Call) -> list[Tensor]:
-    """The example inputs; a model may write into them."""
-    return [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in call.tensors]
 
 
 def _time(module: nn.Module, call: Call) -> float:
@@ -121,7 +117,7 @@ def _time(module: nn.Module, call: Call) -> float:
 
 def _times(module: nn.Module, call: Call) -> Iterator[float]:
     for _ in range(_REPEATS + 1):
-        args, kwargs = call.rebuild(_copies(call))
+        args, kwargs = call.rebuild(copied_inputs(call))
         began = time.perf_counter()
         leaves = [t for t in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
         if leaves:
