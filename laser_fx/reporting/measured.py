@@ -128,6 +128,13 @@ class JacobianStep:
         """Largest modulus of the eigenvalues found; below 1 the step contracts near a fixed point."""
         return max((abs(complex(*value)) for value in self.eigenvalues), default=0.0)
 
+    @property
+    def decided(self) -> bool:
+        """Whether `radius` differs from 1 by more than the residual of its eigenvalue."""
+        found = zip(self.eigenvalues, self.residuals, strict=False)
+        radius, residual = max(((abs(complex(*value)), residual) for value, residual in found), default=(0.0, 0.0))
+        return abs(radius - 1.0) > residual * radius
+
 
 @dataclass(frozen=True)
 class LoopDynamics:
@@ -147,8 +154,12 @@ class LoopDynamics:
 
     @property
     def contracting(self) -> bool | None:
-        """Whether the last step has all eigenvalues inside the unit circle; None where it was not measured."""
-        return self.steps[-1].radius < 1.0 if self.steps and self.not_measured is None else None
+        """Whether the last step has all eigenvalues inside the unit circle.
+
+        None where it was not measured, or is not `JacobianStep.decided`.
+        """
+        measured = bool(self.steps) and self.not_measured is None
+        return self.steps[-1].radius < 1.0 if measured and self.steps[-1].decided else None
 
 
 @dataclass(frozen=True)

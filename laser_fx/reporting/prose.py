@@ -120,12 +120,12 @@ def _carries(report: Report) -> Iterator[str]:
 
 def _dynamics(report: Report) -> Iterator[str]:
     for loop in report.dynamics:
-        if loop.contracting is not None:
-            verb = "contracts" if loop.contracting else "does not contract"
-            radius = loop.steps[-1].radius
+        if loop.steps and loop.not_measured is None:
+            verb = {True: "contracts", False: "does not contract", None: "may or may not contract"}[loop.contracting]
+            about = "about " if loop.contracting is None else ""
             yield (
                 f"{loop.loop} {verb} at the last step measured: the largest eigenvalue of its Jacobian has modulus"
-                f" {radius:.3g}."
+                f" {about}{loop.steps[-1].radius:.3g}."
             )
 
 

@@ -207,7 +207,8 @@ def _dynamics(report: Report) -> Table:
 def _dynamic(of: str, loop: LoopDynamics) -> Row:
     first, last = (loop.steps[0].radius, loop.steps[-1].radius) if loop.steps else (None, None)
     norm = max((step.norm for step in loop.steps if step.norm is not None), default=None)
-    answer = {None: NONE, True: "yes", False: "no"}[loop.contracting]
+    unknown = "undecided" if loop.steps and loop.not_measured is None else NONE
+    answer = {None: unknown, True: "yes", False: "no"}[loop.contracting]
     why = f"not measured: {loop.not_measured}" if loop.not_measured else ""
     measured = (_whole(len(loop.steps)), _number(first), _number(last), _number(norm), Cell(answer))
     return Row((Cell(loop.loop, small=why), Cell(of), _whole(loop.size), *measured), group=loop.loop)

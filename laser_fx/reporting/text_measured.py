@@ -93,8 +93,10 @@ def _dynamics(dynamics: Sequence[LoopDynamics]) -> Table:
 
 
 def _verdict(dynamics: LoopDynamics) -> Text:
-    if dynamics.contracting is None:
+    if dynamics.not_measured is not None:
         return Text(f"after that: {dynamics.not_measured}", style="dim")
+    if dynamics.contracting is None:
+        return Text("undecided", style="dim")
     return Text("contracting", style="green") if dynamics.contracting else Text("expanding", style="yellow")
 
 

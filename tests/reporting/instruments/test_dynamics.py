@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import laser_fx
 from laser_fx.compiler import CompiledModel
 from laser_fx.options import Options
+from laser_fx.reporting import Report, prose
 from laser_fx.reporting.instruments import dynamics
 from laser_fx.reporting.instruments.dynamics import measure_dynamics
 from laser_fx.reporting.instruments.jacobian import Jacobian
@@ -59,10 +60,40 @@ def test_a_linear_loop_has_the_eigenvalues_of_its_matrix(name: str) -> None:
         assert step.radius == pytest.approx(radius, abs=2e-3 if name == "defective" else 1e-5)
         assert step.norm == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-4)
         assert max(step.residuals) < 1e-3
-    assert found.contracting is (radius < 1.0) or name == "rotating"
+    assert found.contracting is (None if name == "rotating" else radius < 1.0)
     if name == "rotating":
         assert found.steps[0].eigenvalues[0] == pytest.approx((0.6, 0.8), abs=1e-5)
         assert found.steps[0].eigenvalues[1] == pytest.approx((0.6, -0.8), abs=1e-5)
+
+
+def test_nothing_is_said_to_contract_whose_eigenvalues_were_not_found() -> None:
+    orthogonal = torch.linalg.qr(torch.randn(100, 100))[0]  # all of modulus 1, and Arnoldi finds them late
+    (found,) = measured(Linear(orthogonal), torch.randn(2, 100), steps=1)
+    assert found.steps[-1].radius < 0.999
+    assert found.contracting is None
+    report = Report("Linear", dynamics=(found,))
+    assert "undecided" in str(report)
+    assert prose.found(report) == [
+        "loop_0 may or may not contract at the last step measured: the largest eigenvalue of its Jacobian has modulus"
+        f" about {found.steps[-1].radius:.3g}."
+    ]
+
+
+class Detached(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        z = x
+        for _ in range(4):
+            z = torch.nn.functional.linear(z.detach(), self.matrix) + x
+        return z
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_state_that_is_detached_moves_as_any_other_one(training: bool) -> None:
+    module = Detached(ROTATION * 0.9).train(training)
+    compiled = laser_fx.compile(module, (torch.randn(2, 3),), options=Options.exact())
+    assert compiled.program.mode.grad_enabled is training
+    (found,) = measure_dynamics(compiled.program, 1)
+    assert found.steps[0].radius == pytest.approx(0.9, abs=1e-5)
 
 
 class Explicit(Watcher):
