@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from laser_fx.loops import Site, Step
 from laser_fx.reporting.parts import SiteReport
@@ -35,6 +35,32 @@ class Shown:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class _Group(SiteReport):
+    """Several sites in one row. Its steps are moments, each with the worst of all: totals cannot be told from them."""
+
+    lowest: float | None = field(default=None, compare=False)
+    counts: tuple[int, int, int] = field(default=(0, 0, 0), compare=False)
+
+    @property
+    def lowest_fidelity(self) -> float | None:
+        """The least of its sites."""
+        return self.lowest
+
+    @property
+    def tracked(self) -> int:
+        """Of all its sites together, as those that follow."""
+        return self.counts[0]
+
+    @property
+    def resets(self) -> int:
+        return self.counts[1]
+
+    @property
+    def exact(self) -> int:
+        return self.counts[2]
+
+
 def shown_sites(sites: Sequence[SiteReport], limit: int = LIMIT) -> Shown:
     """Every site by itself where they are few; else groups, in each of which the worst is shown.
 
@@ -43,7 +69,7 @@ def shown_sites(sites: Sequence[SiteReport], limit: int = LIMIT) -> Shown:
     >>> shown.rows[0].site.key, shown.rows[0].site.rank, shown.counts
     ('loop_0:layers.*.up', 999, (1000,))
     >>> print(shown.note)
-    1,000 sites are shown as 1 group, by loop and module, * being any number. A row has the largest rank and the lowest fidelity of its sites.
+    1,000 sites are shown as 1 group, by loop and module, * being any number. A row has the largest rank and the lowest fidelity of its sites, and counts the steps of all of them.
     """  # noqa: E501
     if len(sites) <= limit:
         return Shown(tuple(sites), (1,) * len(sites), {site.site.key: row for row, site in enumerate(sites)})
@@ -98,7 +124,7 @@ def _shown(groups: _Groups, sites: int, by: str) -> Shown:
     rows = tuple(_pooled(loop, name, members) for (loop, name), members in groups.items())
     row_of = {member.site.key: row for row, members in enumerate(groups.values()) for member in members}
     note = f"{sites:,} sites are shown as {len(rows):,} {'group' if len(rows) == 1 else 'groups'}, by {by}. "
-    note += "A row has the largest rank and the lowest fidelity of its sites."
+    note += "A row has the largest rank and the lowest fidelity of its sites, and counts the steps of all of them."
     return Shown(rows, tuple(map(len, groups.values())), row_of, note)
 
 
@@ -107,7 +133,7 @@ def _pooled(loop: str, name: str, members: list[SiteReport]) -> SiteReport:
     ranks = [site.rank for site in sites if site.rank is not None]
     widest = max(sites, key=lambda site: site.features)
     site = replace(widest, name=name, loop=loop, steps=max(site.steps for site in sites), rank=max(ranks, default=None))
-    return SiteReport(
+    return _Group(
         site,
         steps=_pooled_steps([member.steps for member in members if member.steps]),
         rank_at=tuple(max(ranks) for ranks in zip(*(m.rank_at for m in members if m.rank_at), strict=False)),
@@ -115,6 +141,8 @@ def _pooled(loop: str, name: str, members: list[SiteReport]) -> SiteReport:
         flops_share=_sum(member.flops_share for member in members),
         saved_share=_sum(member.saved_share for member in members),
         left_exact=next((member.left_exact for member in members if member.left_exact), None),
+        lowest=min((m.lowest_fidelity for m in members if m.lowest_fidelity is not None), default=None),
+        counts=(sum(m.tracked for m in members), sum(m.resets for m in members), sum(m.exact for m in members)),
     )
 
 
