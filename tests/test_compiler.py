@@ -300,6 +300,18 @@ def test_what_looks_at_an_evaluation_leaves_every_module_in_its_mode(use: str, t
     assert [part.training for part in module.modules()] == [True, True, False]
 
 
+def test_a_model_whose_steps_take_rows_of_a_parameter_is_inspected() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        z = x
+        for i in range(4):
+            z = torch.tanh(self.a(z) + self.rows[i])
+        return z
+
+    report = laser_fx.inspect(model(forward), torch.randn(3, WIDTH), measure=())
+    assert report.flops is not None
+    assert report.flops.total == report.flops.sites == 4 * 2 * 3 * WIDTH * WIDTH
+
+
 def test_a_report_of_an_inference_mode_is_that_of_any_other() -> None:
     module, x = Contractive(trips=3), low_rank(64, 32)
     wanted = laser_fx.inspect(module, x, measure=())
