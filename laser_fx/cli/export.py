@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,18 +79,18 @@ def export(
         pairs: dict[str, Any] = {"state": _state(state)} if state else {}
         example = example_of(factory, inputs, batch, seed)
         compiled = laser_fx.compile(example.model, example.args, example.kwargs, options=options)
-        stated = _stated(
-            halt=halt, halt_per=halt_per.value, halt_above=halt_above, opset=opset, external_data=external_data
-        )
+        asked = {"halt": halt, "halt_per": halt_per.value, "halt_above": halt_above, "opset": opset}
+        stated = _stated({**asked, "external_data": external_data})
         compiled.to_onnx(out, form=form.value, overwrite=overwrite, **pairs, **stated)
         note(f"wrote {out}")
         if reference is not None:
             note(f"wrote {write_reference(compiled.program, out, reference, overwrite=overwrite)}")
 
 
-def _stated(**asked: Any) -> dict[str, Any]:
+def _stated(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from the defaults of `to_onnx`, which refuses what has no effect."""
-    return {name: value for name, value in asked.items() if value not in (None, HaltPer.BATCH.value, 0.0, False)}
+    defaults = {"halt_per": HaltPer.BATCH.value, "halt_above": 0.0, "external_data": False}
+    return {name: value for name, value in asked.items() if value != defaults.get(name)}
 
 
 def _state(pairs: list[str]) -> StatePairs | None:

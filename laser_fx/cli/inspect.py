@@ -60,4 +60,4 @@ def inspect(
 
 def _measures(names: list[str] | None) -> Measures:
     """Spectra are drawn step by step on a terminal, so that they are always measured."""
-    return "all" if names == ["all"] else chosen(cast(Measures, (*DEFAULT, "spectra", *(names or ()))))
+    return "all" if "all" in (names or ()) else chosen(cast(Measures, (*DEFAULT, "spectra", *(names or ()))))

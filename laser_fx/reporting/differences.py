@@ -106,6 +106,7 @@ def _comparable(report: Report) -> dict[str, Any]:
     data["sites"] = [_flat(entry, site) for entry, site in zip(data["sites"], report.sites, strict=True)]
     if report.control is not None:
         data["control"] = _comparable(report.control)
+        data["control"].pop("environment")  # made where the report was
     data.pop("schema")
     return data
 

@@ -18,13 +18,13 @@ from tests.cli.calls import call
 bench_module = sys.modules["laser_fx.cli.bench"]  # laser_fx.cli.bench is its command as well
 
 
-def result(error: float = 0.0) -> BenchResult:
+def result(error: float | None = 0.0, dtype: str = "float32") -> BenchResult:
     arms = (
         ArmResult("eager", "the model", (0.01, 0.03, 0.02), 0.001, 4096, 0.0),
         ArmResult("exact", "compiled", (0.005, 0.015, 0.01), 2.0, 4096, error),
         ArmResult("torch.compile", "inductor", failed="RuntimeError: [red]no[/red] compiler"),
     )
-    return BenchResult("[red]Tiny[/red]", ("float32[3,2]",), 7, arms, {"torch": "9"})
+    return BenchResult("[red]Tiny[/red]", (f"{dtype}[3,2]",), 7, arms, {"torch": "9"})
 
 
 @pytest.fixture
@@ -78,3 +78,16 @@ def test_an_exact_arm_that_answers_otherwise_ends_otherwise(error: float, monkey
     done = call("bench", "factories:make")
     assert done.exit_code == 1
     assert "error: exact is off by" in done.stderr
+
+
+def test_an_exact_arm_whose_answers_have_other_sizes_ends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laser_fx.bench, "bench", lambda *_, **__: result(None))
+    done = call("bench", "factories:make")
+    assert done.exit_code == 1
+    assert "error: exact returns tensors of other sizes" in done.stderr
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("float16", 0), ("float32", 1)])
+def test_what_rounding_excuses_is_that_of_the_dtype(dtype: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laser_fx.bench, "bench", lambda *_, **__: result(2e-3, dtype))
+    assert call("bench", "factories:make").exit_code == code

@@ -45,7 +45,7 @@ def test_inspect_measures_what_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(laser_fx, "inspect", lambda *_, **named: calls.append(named) or REPORT, raising=False)
     call("inspect", "factories:make")
     call("inspect", "factories:make", "--measure", "dynamics", "--control", "--fidelity", "0.9")
-    call("inspect", "factories:make", "--measure", "all")
+    call("inspect", "factories:make", "--measure", "dynamics", "--measure", "all")
     assert calls == [
         {"options": Options(), "measure": ("picture", "spectra", "trajectories"), "control": False},
         {
@@ -104,6 +104,11 @@ def test_export_hands_on_when_to_halt(exported: list[Any]) -> None:
     call("export", "factories:make", "m.onnx", "--halt", "q", "--halt-per", "example", "--halt-above", "1.5")
     asked = {"halt": "q", "halt_per": "example", "halt_above": 1.5}
     assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False, **asked})
+
+
+def test_an_output_may_bear_the_name_of_a_default(exported: list[Any]) -> None:
+    call("export", "factories:make", "m.onnx", "--halt", "batch")
+    assert exported[1] == (Path("m.onnx"), {"form": "rolled", "overwrite": False, "halt": "batch"})
 
 
 def test_export_hands_on_the_opset_and_where_weights_go(exported: list[Any]) -> None:

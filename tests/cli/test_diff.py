@@ -34,6 +34,15 @@ def test_other_reports_end_otherwise(files: tuple[Path, Path]) -> None:
     assert done.stdout.split() == ["loops", "~", "loop_0", "trip_count", "4", "→", "6", "1.50×"]
 
 
+def test_versions_and_machine_of_a_control_may_differ_too(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{torch}.json" for torch in ("8", "9")]
+    for path in paths:
+        made_on = {"torch": path.stem}
+        report = replace(REPORT, environment=made_on, control=replace(REPORT, environment=made_on))
+        path.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+    assert call("diff", *paths).exit_code == 0
+
+
 def test_json_has_every_difference(files: tuple[Path, Path]) -> None:
     done = call("diff", *files, "--json")
     assert done.exit_code == 1
