@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from laser_fx.errors import ExportError
+from laser_fx.nodes import code_line
 from laser_fx.rolled import RolledLoop
 
 __all__ = ["Level", "cut", "example", "hint", "loop_of", "results_of"]
@@ -62,7 +63,7 @@ def cut(module: fx.GraphModule) -> Level:
     """Cut all loops out of a level.
 
     Raises:
-        ExportError: a symbolic size enters or leaves a loop: only tensors can.
+        ExportError: a symbolic size or a tuple enters or leaves a loop: only tensors can.
     """
     opaque = _opaque(module.graph)
     read = [argument for node in opaque if node.op == "call_module" for argument in node.args]
@@ -95,11 +96,15 @@ def _needed(outputs: tuple[fx.Node, ...], opaque: dict[fx.Node, None]) -> set[fx
 
 
 def _check_tensor(node: fx.Node) -> None:
-    if not isinstance(node.meta.get("val"), Tensor):
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        is_tuple = isinstance(value, (tuple, list))
         raise ExportError(
-            f"{node.name} passes a value into or out of a loop that is not a tensor",
-            where=node.name,
-            fix="make the size inside the loop from a tensor's shape",
+            f"{node.name} passes a {'tuple' if is_tuple else 'size'} into or out of a loop; only tensors can pass",
+            where=code_line(node),
+            fix="take it apart in the step that makes it, and hand on its parts"
+            if is_tuple
+            else "make the size inside the loop from a tensor's shape",
         )
 
 

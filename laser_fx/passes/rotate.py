@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from laser_fx.passes.collapse import Run
@@ -12,24 +12,33 @@ __all__ = ["rotations"]
 
 
 def rotations(items: Sequence[Item], run: Run, slack: int) -> Iterator[Run]:
-    """The run and its shifts by up to ``slack`` items: narrowest carry first, then least cut modules, then earliest."""
-    widths = _widths(items, run)
+    """The run and its shifts by up to ``slack`` items: best carry first, then least cut modules, then earliest.
 
-    def cost(shift: int) -> tuple[int, int, int]:
-        return widths[shift], _cut_modules(items, run.start + run.period + shift), shift
+    The best carry holds the fewest tuples, which no file can hand on, and then the fewest values.
+    """
+    last_reads = _last_reads(items, run)
+    widths = _crossing(last_reads, run)
+    tuples = _crossing({ref: last for ref, last in last_reads.items() if _is_tuple(items[ref[0]])}, run)
+
+    def cost(shift: int) -> tuple[int, int, int, int]:
+        return tuples[shift], widths[shift], _cut_modules(items, run.start + run.period + shift), shift
 
     for shift in sorted(range(min(slack, run.period - 1) + 1), key=cost):
         yield Run(run.start + shift, run.period, run.trips)
 
 
-def _widths(items: Sequence[Item], run: Run) -> list[int]:
-    """For each shift how many values a step hands to the next.
+def _is_tuple(item: Item) -> bool:
+    return item.node is not None and isinstance(item.node.meta.get("val"), (tuple, list))
+
+
+def _crossing(last_reads: Mapping[Ref, int], run: Run) -> list[int]:
+    """For each shift how many of these values a step hands to the next.
 
     A value made at place m of a step and read last at place r, counted from the begin of that step, is handed on at
     every border between the two: at the shifts (m, r], and one step later at those up to r − period.
     """
     steps = [0] * (2 * run.period + 1)
-    for made, last in _last_reads(items, run).items():
+    for made, last in last_reads.items():
         steps[made[0] - run.start + 1] += 1
         steps[last - run.start + 1] -= 1
     alive = 0

@@ -157,3 +157,24 @@ def test_a_rewrite_that_is_not_proved_is_refused_with_the_reason(monkeypatch: py
     with torch.no_grad(), pytest.warns(NoLoopWarning, match="runs as it is: .* not proved: .* no such operation"):
         assert torch.equal(compiled(x), module(x))
     assert compiled.program.certificate is None
+
+
+def turning_halves(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps that begin with a split, after a loop that ends as they do."""
+    z, other = x, x
+    for _ in range(2):
+        z = torch.tanh(self.a(z + z))
+    for _ in range(3):
+        first, second = z.split(WIDTH // 2, -1)
+        z = torch.tanh(self.a(torch.cat([second, first], -1)))
+        z, other = other, z
+    return z, other
+
+
+def test_steps_hand_on_tensors_and_no_tuples_where_they_may_begin_elsewhere() -> None:
+    program = exact(model(turning_halves), torch.randn(3, WIDTH)).program
+    loops = [module for module in program.rolled.modules() if isinstance(module, RolledLoop)]
+    assert loops
+    for loop in loops:
+        inputs = loop.body.graph.find_nodes(op="placeholder")
+        assert all(isinstance(node.meta["val"], Tensor) for node in inputs)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+
+import torch
+from torch import fx
 
 from laser_fx.passes.collapse import Run
 from laser_fx.passes.normalise import Item, Ref
@@ -42,3 +46,14 @@ def test_shifts_are_ranked_by_the_width_of_their_carry() -> None:
 
 def test_without_slack_there_is_one_place() -> None:
     assert list(rotations(items([[1], [1]], 4), Run(0, 2, 4), 0)) == [Run(0, 2, 4)]
+
+
+def test_a_carry_without_tuples_comes_before_a_narrower_one() -> None:
+    # Item 0 makes a tuple that items 1 and 2 of its step take apart; item 3 reads both parts, item 0 the item before.
+    found = items([[1], [1], [2], [1, 2]], 4)
+    parts = fx.Graph().call_function(torch.split)
+    parts.meta["val"] = (torch.ones(1), torch.ones(1))
+    found = [replace(item, node=parts) if index % 4 == 0 else item for index, item in enumerate(found)]
+    starts = [run.start for run in rotations(found, Run(1, 4, 3), 3)]
+    assert starts[:2] == [4, 3]
+    assert starts[-1] in (1, 2)
