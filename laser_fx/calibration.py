@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from laser_fx.errors import InputError
@@ -175,7 +175,7 @@ class Calibration:
             if value is not None
         }
         with replacing(Path(path), overwrite=overwrite) as beside:
-            save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
+            beside.write_bytes(save(tensors, metadata={_KEY: json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Calibration:
@@ -189,12 +189,14 @@ class Calibration:
                 about = json.loads((file.metadata() or {})[_KEY])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
             return cls._of(about, tensors)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             fix = "give a file that Calibration.save wrote with this version of laser-fx or an older one"
             raise InputError(f"no calibration can be read: {error}", where=str(path), fix=fix) from error
 
     @classmethod
     def _of(cls, about: dict[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
+        if not isinstance(about, dict) or not isinstance(about["objectives"], dict):
+            raise ValueError("it tells of no bases")
         if about.pop("version") > _VERSION:
             raise ValueError("it is of a newer version")
         trials = tuple(Trial(**trial) for trial in about.pop("trials"))
@@ -203,7 +205,13 @@ class Calibration:
             key: SiteBasis(_objective(objective), tensors[key], tensors.get(key + _DUAL), tensors.get(key + _PROBES))
             for key, objective in objectives.items()
         }
+        for found in bases.values():
+            _check_basis(found)
         low, high = about.pop("interval")
+        for name in ("flops_share", "kept", "exact"):
+            about[name] = float(about[name])
+        if about["target"] not in ("agreement", "accuracy") or type(about["held_out"]) is not int:
+            raise ValueError("it does not tell what it was measured on")
         schedule = about.pop("rank_schedule", None)
         wrong = None if schedule is None else check_schedule(tuple(schedule))
         if wrong is not None:
@@ -221,6 +229,16 @@ class Calibration:
     def __repr__(self) -> str:
         ranks = ", ".join(f"{key}: {found.objective} {found.rank}" for key, found in self.bases.items())
         return f"Calibration({self.flops_share:.2f} of the FLOPs, {self.kept:.1%} kept; {ranks})"
+
+
+def _check_basis(found: SiteBasis) -> None:
+    """Refuse what is no matrix of numbers, and parts that do not go together."""
+    parts = [found.basis, *(part for part in (found.dual, found.probes) if part is not None)]
+    if not all(part.dtype is torch.float32 and part.ndim >= 2 and bool(part.isfinite().all()) for part in parts):
+        raise ValueError("a basis is no matrix of finite numbers in float32")
+    has_dual = found.dual is not None and found.probes is not None and found.dual.shape == found.basis.shape
+    if has_dual is not (found.objective == "answer") or not 0 < found.rank <= found.basis.shape[-2]:
+        raise ValueError("the parts of a basis do not go together")
 
 
 def _objective(value: object) -> Objective:

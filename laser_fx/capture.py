@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,6 +38,7 @@ def capture(
     grad_enabled: bool,
     dynamic: bool = True,
     free_sizes: Sequence[tuple[str, int, str]] = (),
+    fixed_fronts: Collection[str] = (),
 ) -> Captured:
     """Capture one forward call of ``model`` in its present mode.
 
@@ -47,6 +48,7 @@ def capture(
         grad_enabled: whether gradients are on at the model's door.
         dynamic: leave the shared leading dimension free.
         free_sizes: input, dimension and name of other sizes to leave free, where the model's code allows that.
+        fixed_fronts: inputs whose leading dimension the model's code needs as it is.
 
     Raises:
         CaptureError: torch.export refuses the model; the message names the line of the model's code.
@@ -57,7 +59,7 @@ def capture(
     example = _double_single_batch(call) if dynamic else call
     flat = Flat(model, example)
     try:
-        exported = traced(flat, example, grad_enabled, dynamic, _axes(example, free_sizes))
+        exported = traced(flat, example, grad_enabled, dynamic, _axes(example, free_sizes), fixed_fronts)
     except (CaptureError, InputError):
         if example is call:
             raise
@@ -71,6 +73,12 @@ def capture(
     if fixed:  # left free, one size that the code needs would tie the whole graph to the example's sizes
         left = [entry for entry in free_sizes if entry not in fixed]
         return capture(model, call, grad_enabled=grad_enabled, dynamic=dynamic, free_sizes=left)
+    fronts = _fixed_fronts(exported, example)
+    if fronts and example is not call:  # it was the two rows that it needs
+        return capture(model, call, grad_enabled=grad_enabled, dynamic=False, free_sizes=free_sizes)
+    if fronts:  # a size that looks free and is a number is taken for a free one
+        fronts |= {*fixed_fronts}
+        return capture(model, call, grad_enabled=grad_enabled, free_sizes=free_sizes, fixed_fronts=fronts)
     signature = exported.graph_signature
     _refuse_written_inputs(signature.output_specs, example.names)
     states, constants, inputs = _placeholders(exported, example.names)
@@ -193,10 +201,20 @@ def _fixed(
     exported: torch.export.ExportedProgram, call: Call, free_sizes: Sequence[tuple[str, int, str]]
 ) -> list[tuple[str, int, str]]:
     """Those sizes that the tracer found to be numbers."""
+    shapes = _shapes(exported, call)
+    return [entry for entry in free_sizes if not _is_open(shapes[entry[0]][entry[1]])]
+
+
+def _fixed_fronts(exported: torch.export.ExportedProgram, call: Call) -> set[str]:
+    """Inputs whose leading size was to stay free, and that the tracer found to be a number."""
+    fronts = {name: shape[0] for name, shape in _shapes(exported, call).items() if len(shape)}
+    return {name for name, size in fronts.items() if isinstance(size, torch.SymInt) and not _is_open(size)}
+
+
+def _shapes(exported: torch.export.ExportedProgram, call: Call) -> dict[str, torch.Size]:
     inputs = set(exported.graph_signature.user_inputs)
     values = [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder") if node.name in inputs]
-    shapes = dict(zip(call.names, (value.shape for value in values), strict=True))
-    return [entry for entry in free_sizes if not _is_open(shapes[entry[0]][entry[1]])]
+    return dict(zip(call.names, (value.shape for value in values), strict=True))
 
 
 def _is_open(size: int | torch.SymInt) -> bool:

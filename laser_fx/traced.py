@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,12 @@ class Flat(nn.Module):
 
 
 def traced(
-    flat: Flat, call: Call, grad_enabled: bool, dynamic: bool, axes: Mapping[str, list[int]]
+    flat: Flat,
+    call: Call,
+    grad_enabled: bool,
+    dynamic: bool,
+    axes: Mapping[str, list[int]],
+    fixed_fronts: Collection[str] = (),
 ) -> torch.export.ExportedProgram:
     """What torch's exporter makes of a model.
 
@@ -80,6 +85,7 @@ def traced(
         grad_enabled: whether gradients are on at the model's door.
         dynamic: leave the shared leading dimension free.
         axes: other dimensions to leave free, by input.
+        fixed_fronts: inputs whose leading dimension is not free.
 
     Raises:
         CaptureError: it refuses the model.
@@ -87,7 +93,10 @@ def traced(
     """
     batch = call.shared_batch() if dynamic else None
     shapes = tuple(
-        dict.fromkeys([*([0] if t.ndim and t.shape[0] == batch else []), *axes.get(name, [])], torch.export.Dim.AUTO)
+        dict.fromkeys(
+            [*([0] if t.ndim and t.shape[0] == batch and name not in fixed_fronts else []), *axes.get(name, [])],
+            torch.export.Dim.AUTO,
+        )
         or None
         for name, t in zip(call.names, call.tensors, strict=True)
     )

@@ -188,6 +188,31 @@ def test_bad_input_is_refused(change: dict[str, Any], error: type[Exception], me
         laser_fx.calibrate(given.pop("model"), given.pop("data"), **given)
 
 
+@pytest.mark.parametrize("basis", ["frozen", "per_step"])
+def test_linears_that_give_or_take_nothing_are_no_obstacle(basis: Any) -> None:
+    class Fresh(Looped):
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.zeros_like(x)
+            for _ in range(3):
+                z = z + self.down(torch.relu(self.up(z) + x.mean() - 1e3)) + 0.3 * torch.tanh(x)
+            return self.head(z)
+
+    fresh = Fresh()
+    nn.init.zeros_(fresh.up.weight)
+    found = calibrated(fresh, basis=basis, objectives=("output", "answer"))
+    assert "loop_0:down" not in found.bases
+
+
+def test_batches_of_a_size_that_the_model_does_not_take_are_refused() -> None:
+    class Fixed(Looped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(64, 16))
+
+    assert calibrated(Fixed()).held_out == 128
+    with pytest.raises(InputError, match=r"takes 64 in front and no other size\n  where: .*batch 5"):
+        laser_fx.calibrate(Fixed(), [*data(5), data(1, rows=32)[0]], tolerance=0.05)
+
+
 def test_frozen_without_a_calibration_or_with_a_stranger_s_is_refused() -> None:
     with pytest.raises(OptionError, match="no calibration"):
         laser_fx.compile(Looped(), options=laser_fx.Options(basis="frozen"))

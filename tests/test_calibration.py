@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from laser_fx.calibration import Calibration, CarryStep, SiteBasis, Trial, check_schedule
-from laser_fx.errors import InputError
+from laser_fx.errors import InputError, OutputPathError
 
 
 def calibration() -> Calibration:
@@ -74,11 +76,47 @@ def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
         {"carry": [{"cosine": 1.0}]},
         {"interval": "none"},
         {"surprise": 1},
+        {"objectives": ["loop_0:a"]},
+        {"objectives": {"loop_0:a": "answer"}},
+        {"kept": "nearly all"},
+        {"flops_share": None},
+        {"target": ["accuracy"]},
+        {"held_out": True},
     ],
 )
 def test_what_no_version_wrote_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no calibration can be read"):
         Calibration.load(write(tmp_path / "odd.safetensors", **change))
+
+
+@pytest.mark.parametrize("told", ["null", "3", "[" * 100_000])
+def test_what_tells_of_nothing_is_refused(tmp_path: Path, told: str) -> None:
+    save_file({}, tmp_path / "odd.safetensors", metadata={"laser_fx.calibration": told})
+    with pytest.raises(InputError, match="no calibration can be read"):
+        Calibration.load(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    "basis", [torch.ones(4), torch.ones(4, 2, dtype=torch.int64), torch.full((4, 2), torch.nan), torch.ones(2, 4)]
+)
+def test_a_basis_that_is_no_matrix_of_numbers_is_refused(tmp_path: Path, basis: torch.Tensor) -> None:
+    found = Calibration({"loop_0:a": SiteBasis("output", basis)}, "agreement", 0.5, 1.0, 1.0, (0.9, 1.0), 9, ())
+    found.save(tmp_path / "odd.safetensors")
+    with pytest.raises(InputError, match="no calibration can be read"):
+        Calibration.load(tmp_path / "odd.safetensors")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(OutputPathError, match="cannot be written"):
+            calibration().save(tmp_path / "c.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("schedule", [(), [0.5], (0.0,), (True,), ("half",), (float("nan"),), None])

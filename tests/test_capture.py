@@ -115,6 +115,22 @@ def test_a_fixed_batch_is_that_batch_alone() -> None:
     assert not graph.accepts(call(torch.randn(4, WIDTH)))
 
 
+def test_a_batch_that_the_code_needs_as_it_is_leaves_other_inputs_free() -> None:
+    def burnt_in(self: nn.Module, x: Tensor) -> Tensor:
+        return self.a(x.view(3, WIDTH))
+
+    def table(self: nn.Module, x: Tensor, table: Tensor) -> Tensor:
+        return self.a(x) + (table + torch.ones(3, WIDTH)).sum()
+
+    graph = captured(model(burnt_in), torch.randn(3, WIDTH))
+    assert not graph.dynamic
+    assert not graph.guards
+    assert not graph.accepts(call(torch.randn(4, WIDTH)))
+    graph = captured(model(table), torch.randn(3, WIDTH), torch.randn(3, WIDTH))
+    assert graph.accepts(call(torch.randn(4, WIDTH), torch.randn(3, WIDTH)))
+    assert not graph.accepts(call(torch.randn(4, WIDTH), torch.randn(4, WIDTH)))
+
+
 def modes(graph: Captured) -> list[bool]:
     return [n.meta[GRAD_ENABLED] for n in graph.graph_module.graph.nodes if n.op == "call_function"]
 

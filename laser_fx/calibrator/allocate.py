@@ -107,6 +107,8 @@ def _cheapest(curves: Sequence[Curve], price: float, exact: int) -> tuple[int, i
     """Choice and rank of the least sum of loss and price; None where the linear itself is cheaper."""
     best, found = price * exact, None
     for at, (losses, operations) in enumerate(curves):
+        if not len(losses):  # the data says nothing of what could be left out
+            continue
         sums = torch.where(operations < exact, losses + price * operations, math.inf)
         least = int(sums.argmin())
         if float(sums[least]) < best:

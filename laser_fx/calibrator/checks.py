@@ -9,10 +9,12 @@ from torch import Tensor
 
 from laser_fx.calibration import Objective, check_schedule
 from laser_fx.calibrator.examples import Example, tensors_of
+from laser_fx.call import register_dataclasses
 from laser_fx.errors import InputError, NonFiniteError, OptionError
 from laser_fx.options import Sites
+from laser_fx.program import Program
 
-__all__ = ["check_answers", "check_asked", "check_batches", "check_left"]
+__all__ = ["check_answers", "check_asked", "check_batches", "check_left", "check_sizes"]
 
 _KINDS = ("frozen", "per_step")
 
@@ -45,6 +47,8 @@ def check_batches(batches: Sequence[Example]) -> None:
         InputError: other tensors than the first batch has; the leading dimension may differ.
         NonFiniteError: NaN. Infinities may be meant, as attention masks are.
     """
+    for inputs, _ in batches:
+        register_dataclasses(inputs)  # so that the tensors in them are seen
     first = _kinds(batches[0])
     for number, batch in enumerate(batches):
         where = f"calibrate(data), batch {number}"
@@ -57,6 +61,25 @@ def check_batches(batches: Sequence[Example]) -> None:
         for tensor in tensors_of(batch[0]):
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
                 raise NonFiniteError("a tensor holds NaN", where=where, fix="leave such examples out: x.isnan()")
+
+
+def check_sizes(program: Program, batches: Sequence[Example]) -> None:
+    """Refuse batches of other sizes than the traced program holds for: one whose batch is fixed takes no other.
+
+    Raises:
+        InputError: naming the first such batch.
+    """
+    placeholders = {node.name: node for node in program.captured.graph.find_nodes(op="placeholder")}
+    shapes = [placeholders[name].meta["val"].shape for name in program.user_inputs]
+    for number, (inputs, _) in enumerate(batches):
+        for tensor, shape in zip(tensors_of(inputs), shapes, strict=True):
+            fixed = [int(str(size)) if str(size).isdecimal() else None for size in shape]
+            if any(size not in (None, own) for own, size in zip(tensor.shape, fixed, strict=True)):
+                raise InputError(
+                    f"a tensor is {tuple(tensor.shape)}, the traced model takes {fixed[0]} in front and no other size",
+                    where=f"calibrate(data), batch {number}",
+                    fix="give batches of one size, or write the model for any: x.shape[0], not a number",
+                )
 
 
 def check_answers(answers: Tensor | None, predicted: Tensor, number: int) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from laser_fx.calibration import Calibration, Objective
-from laser_fx.calibrator.checks import check_answers, check_asked, check_batches
+from laser_fx.calibrator.checks import check_answers, check_asked, check_batches, check_sizes
 from laser_fx.calibrator.directions import OBJECTIVES
-from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, check_examples
+from laser_fx.calibrator.examples import Example, Splits, Target, batches_of, check_examples, tensors_of
 from laser_fx.calibrator.schedules import RankSchedules, walk
 from laser_fx.calibrator.search import BasisKind, Family, Left, Search, Setting
 from laser_fx.compiled import CompiledModel
@@ -51,7 +51,9 @@ def calibrate(
     batches = batches_of(data, answers, target, tolerance)
     check_batches(batches)
     with evaluating(model):
-        search = Search(_program(model, batches[0]), target, Splits.of(batches), exact_sites, paying=sites == "paying")
+        program = _program(model, next(filter(_has_rows, batches), batches[0]))
+        check_sizes(program, batches)
+        search = Search(program, target, Splits.of(batches), exact_sites, paying=sites == "paying")
         for number, batch in enumerate(batches):
             check_answers(batch[1] if target == "accuracy" else None, search.exact_answers(batch), number)
         selected = search.splits.selected
@@ -73,6 +75,11 @@ def _program(model: nn.Module, batch: Example) -> Program:
             fix="nothing to calibrate",
         )
     return program
+
+
+def _has_rows(batch: Example) -> bool:
+    """Whether it has more than one: a trace of one row holds for no other number."""
+    return all(tensor.ndim == 0 or tensor.shape[0] > 1 for tensor in tensors_of(batch[0]))
 
 
 def _best(

@@ -65,7 +65,7 @@ def directions(
     wide = weight.detach().double()
     factor = _factor(sensitivity)
     parts = [_of_one(c, wide, factor, objective) for c in moment]
-    rank = min(len(tail) - 1 for *_, tail in parts)
+    rank = min(len(tail) - 1 for *_, tail in parts) if moment.any() else 0  # of what is never there, nothing is known
     tails = torch.stack([_cut(tail, rank) for *_, tail in parts]).sum(0)
     basis, dual = (_stacked([part[at] for part in parts], rank, trips) for at in (0, 1))
     assert basis is not None
@@ -92,13 +92,17 @@ def _of_one(c: Tensor, weight: Tensor, factor: Tensor, objective: Objective) -> 
 
 
 def _left(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors of (F, D) by descending singular value, and these squared; rounding left out."""
+    """Left singular vectors of (F, D) by descending singular value, and these squared; rounding counts as 0."""
     values, turns = torch.linalg.eigh(matrix.mT @ matrix)
     values, turns = values.flip(0), turns.flip(1)
-    real = values > _LEAST * values[0]
-    real[min(matrix.shape) :] = False
-    kept: Tensor = torch.linalg.qr(matrix @ turns[:, real] / values[real].sqrt())[0]
-    return kept, values[real]
+    count, least = min(matrix.shape), max(_LEAST * float(values[0]), 0.0)
+    rank = int((values[:count] > least).sum())
+    found = matrix @ turns[:, :rank] / values[:rank].sqrt()
+    if rank < count:  # a step of few directions has any others besides: other steps need as many
+        found = torch.cat([found, torch.eye(len(matrix)).to(matrix)], dim=1)
+        values[rank:] = 0.0
+    kept: Tensor = torch.linalg.qr(found)[0]
+    return kept[:, :count], values[:count]
 
 
 def _tails(losses: Tensor) -> Tensor:

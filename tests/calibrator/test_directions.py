@@ -45,6 +45,27 @@ def test_tails_are_what_the_answer_loses(objective: Objective) -> None:
         assert float(found.tails[rank]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_of_few_directions_leaves_other_steps_theirs(objective: Objective) -> None:
+    x, weight, gradients = case()
+    first = x[:2].mT @ x[:2]  # as a state that starts equal in every row
+    found = directions(torch.stack([first, x.mT @ x]), weight, gradients.mT @ gradients, objective, (2,), "site")
+    alone = directions((x.mT @ x)[None], weight, gradients.mT @ gradients, objective, (), "site")
+    assert found.site_basis(D).rank == D
+    assert found.site_basis(D).error() < 1e-5
+    torch.testing.assert_close(found.tails[2:], alone.tails[2:])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_nothing_is_known_of_a_site_that_never_carries_anything(objective: Objective) -> None:
+    _, weight, gradients = case()
+    found = directions(torch.zeros(1, D, D).double(), weight, gradients.mT @ gradients, objective, (), "site")
+    assert found.tails.tolist() == [0.0]
+    found = directions(torch.eye(D)[None].double(), 0 * weight, gradients.mT @ gradients, objective, (), "site")
+    assert not found.tails.any()
+    assert found.site_basis(3).error() < 1e-5
+
+
 def test_the_answer_s_directions_lose_the_least() -> None:
     for seed in range(3):
         x, weight, gradients = case(seed)

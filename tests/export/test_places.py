@@ -56,6 +56,19 @@ def test_arguments_of_an_export_by_keyword_come_in_the_order_of_the_model(tmp_pa
     file.warm_up(sizes=2)
 
 
+def test_a_batch_that_the_code_needs_as_it_is_is_a_number_in_the_file(tmp_path: Path) -> None:
+    class Fixed(Masked):
+        def forward(self, ids: Tensor, mask: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+            return super().forward(ids.view(3, 4), mask, scale)
+
+    example = (torch.randint(0, 5, (3, 4)), torch.randint(0, 2, (3, 4)))
+    compiled = laser_fx.compile(Fixed().eval(), example, options=laser_fx.Options.exact())
+    file = OnnxModel(compiled.to_onnx(tmp_path / "m.onnx", verify=False).path)
+    assert file(*example)["hidden"].shape == (3, 4, WIDTH)
+    with pytest.raises(InputError, match=r"has shape \(2, 4\)"):
+        file(*(value[:2] for value in example))
+
+
 def test_a_dict_is_read_by_its_keys_whatever_their_order() -> None:
     batch = {"x": tensor("batch.x"), "inner": [{"z": tensor("batch.inner.0.z")}], "steps": constant(3)}
     known = told([batch], {}, "Net.forward(batch)", "batch.x", "batch.inner.0.z")
