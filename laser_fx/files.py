@@ -12,14 +12,25 @@ from laser_fx.errors import OutputPathError
 
 __all__ = ["check_target", "replacing", "write_text"]
 
+_SHOWN = 40  # letters of a name: with all of a long one, the file beside it would have too long a name
+
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Refuse a path that cannot be written, before the work is done.
 
     Raises:
-        OutputPathError: the directory is missing or closed, the path is a directory, or a file is there already.
+        OutputPathError: the directory is missing or closed, the path is none or a directory, or a file is there.
     """
     where = str(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, a closed directory, a zero byte
+        what = getattr(error, "strerror", None) or error
+        raise OutputPathError(
+            f"nothing can be written there: {what}", where=where, fix="choose another path"
+        ) from error
     if not path.parent.is_dir():
         raise OutputPathError("the directory does not exist", where=str(path.parent), fix="create it first")
     if path.is_dir():
@@ -38,7 +49,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         OutputPathError: see `check_target`, or the disk refuses.
     """
     check_target(path, overwrite=overwrite)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    beside = path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(4)}.tmp")
     try:
         yield beside
         beside.replace(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laser_fx.errors import OutputPathError
-from laser_fx.files import replacing
+from laser_fx.files import check_target, replacing
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -19,6 +19,19 @@ def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
         assert beside.parent == tmp_path
     assert path.read_bytes() == b"content"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("m" * 250 + ".onnx")
+    with replacing(path, overwrite=False) as beside:
+        beside.write_bytes(b"content")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "said"), [("m" * 300, "File name too long"), ("m\0.onnx", "null byte")])
+def test_a_path_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(OutputPathError, match=said):
+        check_target(tmp_path / name, overwrite=True)
 
 
 def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:

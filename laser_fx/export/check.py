@@ -8,7 +8,7 @@ makes may be wrong. A reference batch is inputs and answers that were kept at ex
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from laser_fx.export.providers import CPU
 from laser_fx.export.reference import Reference, made_inputs, read_reference, write_arrays
 from laser_fx.export.sensitivity import NOTHING_COMPARED, nudged_file
 from laser_fx.export.session import open_file
-from laser_fx.export.sizes import broken, symbols_of
+from laser_fx.export.sizes import rows_from, symbols_of
 from laser_fx.export.source import Exportable
 from laser_fx.export.tolerances import Tolerance, tolerance_of
 from laser_fx.export.verify import NEVER, first_run
@@ -40,7 +40,6 @@ __all__ = ["FileCheck", "verify_exported", "write_reference"]
 _FIX = "export the file again; if it stays so, report the model"
 _SEED = 0
 _BATCHES = (1, 3)
-_MOST_ROWS = 128
 _REFERENCE = "the reference batch"
 
 Array = npt.NDArray[Any]
@@ -145,7 +144,7 @@ def write_reference(
 def _made_runs(metadata: FileMetadata, session: Any) -> Iterator[_Run]:
     expected = {value.name: value for value in session.get_inputs()}
     symbols = symbols_of(value.shape for value in expected.values())
-    batches = [_rows_from(least, symbols, metadata) for least in _BATCHES] if symbols else [1]
+    batches = [rows_from(least, symbols, metadata.conditions) for least in _BATCHES] if symbols else [1]
     for rows in dict.fromkeys(batches):
         label = f"normal values, {rows} in every open dimension" if symbols else "normal values"
         yield _Run(label, made_inputs(expected, rows, seed=_SEED))
@@ -156,22 +155,6 @@ def _made_runs(metadata: FileMetadata, session: Any) -> Iterator[_Run]:
     if metadata.halt is not None:
         for label, above in (("halting at once", AT_ONCE), ("not halting", NOT_AT_ALL)):
             yield _Run(label, {**feed, metadata.halt.above: np.array(above, np.float32)})
-
-
-def _rows_from(least: int, symbols: Sequence[str], metadata: FileMetadata) -> int:
-    """The next number that may stand in every open dimension.
-
-    Raises:
-        InputError: there is none.
-    """
-    for rows in range(least, least + _MOST_ROWS):
-        if broken(metadata.conditions, dict.fromkeys(symbols, rows)) is None:
-            return rows
-    raise InputError(
-        "no one number may stand in every open dimension",
-        where=", ".join(metadata.conditions),
-        fix="export the model with fewer free_sizes",
-    )
 
 
 def _kept_runs(metadata: FileMetadata, path: str | os.PathLike[str] | None) -> Iterator[_Run]:

@@ -60,6 +60,14 @@ def read_model_file(path: Path) -> ModelFile:
             graph; an operator is not from ONNX; external data would be read outside its folder; a part of it is
             missing, or that of another export.
     """
+    try:
+        return _checked(path)
+    except OSError as error:
+        what = f"the file, or one beside it, cannot be read: {error.strerror or error}"
+        raise OnnxFileError(what, where=str(path)) from error
+
+
+def _checked(path: Path) -> ModelFile:
     content, model = _read(path)
     metadata = FileMetadata.from_properties(_properties(model, path), str(path))
     checked = has_checksum(model)
@@ -128,10 +136,7 @@ def _content(path: Path) -> bytes:
         raise OnnxFileError("there is no such file", where=str(path))
     if not 0 < (size := path.stat().st_size) <= _MAX_BYTES:
         raise OnnxFileError(f"the file has {size:,} bytes: no ONNX file has", where=str(path), fix="export it again")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OnnxFileError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+    return path.read_bytes()
 
 
 def _parsed(content: bytes, path: Path) -> onnx.ModelProto:

@@ -101,10 +101,14 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
         OnnxFileError: it is missing, damaged, or not what `write_arrays` wrote.
         InputError: it holds no input or no output.
     """
-    if not Path(path).is_file():
-        raise OnnxFileError("there is no such file", where=str(path))
     try:
-        arrays = safetensors.numpy.load(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise OnnxFileError("there is no such file", where=str(path)) from error
+    except OSError as error:
+        raise OnnxFileError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from error
+    try:
+        arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise OnnxFileError("the file is damaged, or no safetensors", where=str(path), fix="write it again") from error
     reference = Reference(_part(arrays, _INPUT), _part(arrays, _OUTPUT))

@@ -158,11 +158,14 @@ def _store(model: onnx.ModelProto, name: str, value: np.ndarray[tuple[()], np.dt
 def _new_folder(out: Path, name: str, *, overwrite: bool) -> Iterator[Path]:
     """A folder to fill, renamed to its place at the end; whatever fails, what was there is there again."""
     target = out / name
-    if target.exists() and not overwrite:
-        raise OutputPathError("the model is there already", where=str(target), fix="pass overwrite, or another name")
     beside = out / f".{name}.{secrets.token_hex(4)}.tmp"
-    made = not out.exists()
+    made = False
     try:
+        if target.exists() and not overwrite:
+            raise OutputPathError(
+                "the model is there already", where=str(target), fix="pass overwrite, or another name"
+            )
+        made = not out.exists()
         out.mkdir(exist_ok=True)
         beside.mkdir()
         yield beside

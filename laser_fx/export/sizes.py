@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from laser_fx.errors import InputError
 
-__all__ = ["broken", "is_condition", "shape_at", "symbols_of"]
+__all__ = ["broken", "is_condition", "rows_from", "shape_at", "symbols_of"]
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -26,6 +26,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
     ast.GtE: operator.ge,
 }
 _LONGEST = 256
+_MOST_ROWS = 128
 
 
 def symbols_of(shapes: Iterable[Iterable[object]]) -> tuple[str, ...]:
@@ -60,6 +61,26 @@ def broken(conditions: Iterable[str], sizes: Mapping[str, int]) -> str | None:
     'tokens % 2 == 0'
     """
     return next((condition for condition in conditions if not _holds(condition, sizes)), None)
+
+
+def rows_from(least: int, symbols: Iterable[str], conditions: Sequence[str]) -> int:
+    """The next number that may stand in every open dimension.
+
+    Raises:
+        InputError: there is none.
+
+    >>> rows_from(1, ["batch", "tokens"], ["tokens > 4", "tokens % 2 == 0"])
+    6
+    """
+    known = list(symbols)
+    for rows in range(least, least + _MOST_ROWS):
+        if broken(conditions, dict.fromkeys(known, rows)) is None:
+            return rows
+    raise InputError(
+        "no one number may stand in every open dimension",
+        where=", ".join(conditions),
+        fix="export the model with fewer free_sizes",
+    )
 
 
 def is_condition(text: object, names: Iterable[str]) -> bool:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from laser_fx.export.part_names import part_name
 from laser_fx.export.step_plan import WEIGHTS, Part
-from laser_fx.files import replacing
+from laser_fx.files import check_target, replacing
 
 __all__ = ["share_weights", "written_parts"]
 
@@ -92,6 +92,7 @@ def written_parts(
     try:
         for part, content in named:
             path = target.parent / part.file
+            check_target(path, overwrite=True)
             if not path.exists():
                 made.append(path)
             with replacing(path, overwrite=True) as beside:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from laser_fx.errors import ExportError
+from laser_fx.errors import ExportError, InputError
 from laser_fx.export.metadata import FileMetadata
+from laser_fx.export.sizes import rows_from, shape_at, symbols_of
 
 __all__ = ["ServeConfig", "serve_config_of"]
 
@@ -70,7 +72,9 @@ def serve_config_of(
     outputs = [_tensor(value) for value in graph.output if value.name in served]
     notes = list(_notes(metadata))
     if max_batch and (alone := _unbatched((*inputs, *outputs))):
-        notes.append(f"{alone!r} has no leading batch dimension: requests are not put together")
+        notes.append(
+            f"{alone!r} has no leading batch dimension, or the batch in another: requests are not put together"
+        )
         max_batch = 0
     if not max_batch:
         for tensor in inputs:
@@ -84,7 +88,10 @@ def serve_config_of(
         )
     if metadata.fidelity is not None and max_batch:
         notes.append("bases are shared by a batch: an answer depends a little on the requests it was put together with")
-    lines = _lines(name, inputs, outputs, max_batch, queue_delay_us)
+    warm_up = _warm_up(inputs, max_batch, metadata.conditions)
+    if not warm_up:
+        notes.append("no warm-up: no one number may stand in every open dimension")
+    lines = [*_lines(name, inputs, outputs, max_batch, queue_delay_us), *warm_up]
     return ServeConfig("\n".join(lines) + "\n", max_batch, tuple(notes))
 
 
@@ -108,10 +115,14 @@ def _tensor(value: onnx.ValueInfoProto) -> _Tensor:
 
 
 def _unbatched(tensors: Sequence[_Tensor]) -> str | None:
-    """The first tensor that has not the leading open dimension of the first one."""
+    """The first tensor that has not the leading open dimension of the first one, and has it nowhere else."""
     leading = tensors[0].shape[:1]
     for tensor in tensors:
         if not tensor.shape or not isinstance(tensor.shape[0], str) or tensor.shape[:1] != leading:
+            return tensor.name
+        if any(
+            isinstance(size, str) and re.search(rf"\b{re.escape(tensor.shape[0])}\b", size) for size in tensor.shape[1:]
+        ):
             return tensor.name
     return None
 
@@ -130,7 +141,6 @@ def _lines(
         yield "]"
     if max_batch:
         yield f"dynamic_batching {{ max_queue_delay_microseconds: {queue_delay_us} }}"
-    yield from _warm_up(inputs, bool(max_batch))
 
 
 def _tensor_lines(tensor: _Tensor, is_batched: bool, *, last: bool) -> Iterator[str]:
@@ -145,14 +155,26 @@ def _dims(tensor: _Tensor, is_batched: bool) -> list[int]:
     return [size if isinstance(size, int) else _OPEN for size in shape]
 
 
-def _warm_up(inputs: Sequence[_Tensor], is_batched: bool) -> Iterator[str]:
-    """Zeros, before the first request; an open dimension is 1."""
-    yield 'model_warmup [ { name: "zeros" batch_size: 1'
-    for tensor in inputs:
-        dims = ", ".join(str(max(size, 1)) for size in _dims(tensor, is_batched) or [1])
+def _warm_up(inputs: Sequence[_Tensor], max_batch: int, conditions: Sequence[str]) -> list[str]:
+    """Zeros, before the first request, in the smallest sizes that the file holds for; nothing where none is known.
+
+    A warm-up that fails keeps Triton from serving the model at all.
+    """
+    try:
+        symbols = symbols_of(tensor.shape for tensor in inputs)
+        sizes = dict.fromkeys(symbols, rows_from(1, symbols, conditions))
+        shapes = [shape_at((size or "?" for size in tensor.shape), sizes) for tensor in inputs]
+    except InputError:
+        return []
+    rows = shapes[0][0] if max_batch else 1
+    if max_batch and rows > max_batch:
+        return []
+    lines = [f'model_warmup [ {{ name: "zeros" batch_size: {rows}']
+    for tensor, shape in zip(inputs, shapes, strict=True):
+        dims = ", ".join(map(str, (shape[1:] if max_batch else shape) or [1]))
         value = f"data_type: {tensor.type} dims: [ {dims} ] zero_data: true"
-        yield f"  inputs {{ key: {_quoted(tensor.name)} value {{ {value} }} }}"
-    yield "} ]"
+        lines.append(f"  inputs {{ key: {_quoted(tensor.name)} value {{ {value} }} }}")
+    return [*lines, "} ]"]
 
 
 def _quoted(text: str) -> str:

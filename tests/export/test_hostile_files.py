@@ -276,6 +276,10 @@ def test_external_data_stays_in_the_folder(
     assert "'w'" in refused(changed(externalised(location)), said)
 
 
+def test_a_name_that_no_disk_takes_is_refused(changed: Callable[..., Path]) -> None:
+    refused(changed(externalised("x" * 900)), "File name too long")
+
+
 @pytest.mark.parametrize("linked", ["file", "folder"])
 def test_external_data_through_a_symbolic_link_is_refused(
     changed: Callable[..., Path], tmp_path: Path, linked: str

@@ -80,17 +80,17 @@ def test_batching_can_be_left_out(exported: Exported, tmp_path: Path) -> None:
     assert list(config.input[0].dims) == [-1, 3, 16]
 
 
-def config_of(inputs: dict[str, tuple[int, list[Any]]], **options: int) -> Any:
+def config_of(inputs: dict[str, tuple[int, list[Any]]], conditions: tuple[str, ...] = (), **options: int) -> Any:
     values = [onnx.helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in inputs.items()]
     outputs = [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", None])]
     graph = onnx.helper.make_graph([], "g", values, outputs)
-    metadata = FileMetadata(form="rolled", inputs=tuple(inputs), outputs=(("y", "y"),))
+    metadata = FileMetadata(form="rolled", inputs=tuple(inputs), outputs=(("y", "y"),), conditions=conditions)
     return serve_config_of("m", metadata, graph, **{"max_batch": 8, "queue_delay_us": 0, **options})
 
 
 def test_names_dtypes_and_rows_that_are_one_number() -> None:
     odd = 'a"b\\c\n\u00e9'
-    made = config_of({odd: (TensorProto.INT64, ["batch"]), "mask": (TensorProto.BOOL, ["batch", "2*batch", 3])})
+    made = config_of({odd: (TensorProto.INT64, ["batch"]), "mask": (TensorProto.BOOL, ["batch", "2*tokens", 3])})
     config = parse(made.text)
     first, second = config.input
     assert first.name == odd
@@ -98,7 +98,27 @@ def test_names_dtypes_and_rows_that_are_one_number() -> None:
     assert first.HasField("reshape")
     assert (type_name(second.data_type), list(second.dims)) == ("BOOL", [-1, 3])
     assert list(config.output[0].dims) == [-1]
-    assert [list(entry.value.dims) for entry in config.model_warmup[0].inputs] == [[1], [1, 3]]
+    assert [list(entry.value.dims) for entry in config.model_warmup[0].inputs] == [[1], [2, 3]]
+
+
+def test_a_warm_up_has_sizes_that_the_file_holds_for() -> None:
+    inputs = {
+        "x": (TensorProto.FLOAT, ["batch", "tokens"]),
+        "table": (TensorProto.FLOAT, ["batch", "tokens + 1"]),
+    }
+    (warm_up,) = parse(config_of(inputs, ("tokens > 4", "tokens % 2 == 0")).text).model_warmup
+    assert warm_up.batch_size == 6
+    assert [list(entry.value.dims) for entry in warm_up.inputs] == [[6], [7]]
+    made = config_of(inputs, ("tokens > 400",))
+    assert not parse(made.text).model_warmup
+    assert "no warm-up" in made.notes[0]
+
+
+def test_requests_are_not_put_together_where_the_batch_is_in_another_dimension_too() -> None:
+    made = config_of({"x": (TensorProto.FLOAT, ["batch", 3]), "pairs": (TensorProto.FLOAT, ["batch", "2*batch"])})
+    assert made.max_batch == 0
+    assert "'pairs'" in made.notes[0]
+    assert [list(entry.value.dims) for entry in parse(made.text).model_warmup[0].inputs] == [[1, 3], [1, 2]]
 
 
 def test_what_triton_cannot_take_is_refused_by_name() -> None:
