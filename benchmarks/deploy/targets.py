@@ -156,15 +156,17 @@ def _load_by_torch(load: list[Figures]) -> Verdict:
 def _latency(parts: Figures, key: str, most: float, aim: str) -> Verdict:
     target = f"≤ {most:g}"
     cells = [cell for cell in measured(parts, "latency") if cell["rows"]]
-    pairs = [(cell, row[key]) for cell in cells for row in cell["rows"] if row["arm"] == "rolled" and row[key]]
-    if not pairs:
+    found = [(cell, row) for cell in cells for row in cell["rows"] if row["arm"] == "rolled" and row[key]]
+    if not found:
         return _absent(f"latency of {aim}", target)
-    values = sorted(value for _, value in pairs)
-    worst = max(pairs, key=lambda pair: pair[1])
+    values = sorted(row[key] for _, row in found)
+    cell, worst = max(found, key=lambda pair: pair[1][key])
+    calls = len(worst["cpu_seconds"])
     above = sum(value > most for value in values)
-    found = f"{values[0]:.2f} to {values[-1]:.2f}, median {values[len(values) // 2]:.3f}, over {len(values)} cells"
-    why = f"{above} of {len(values)} cells are above, {_cell(worst[0])} most of all" if above else ""
-    return Verdict(f"latency of {aim}", target, found, not above, why)
+    span = f"{values[0]:.2f} to {values[-1]:.2f}, median {values[len(values) // 2]:.3f}, over {len(values)} cells"
+    timed = f"{_cell(cell)} most of all, by {'one call' if calls == 1 else f'{calls} calls'} of each arm"
+    why = f"{above} of {len(values)} cells are above, {timed}" if above else ""
+    return Verdict(f"latency of {aim}", target, span, not above, why)
 
 
 def _early_exit(parts: Figures) -> Verdict:

@@ -106,7 +106,7 @@ def test_a_session_has_to_load_in_a_twentieth() -> None:
 
 def latency_cell(rolled: float, low: float) -> dict[str, Any]:
     names = {"rolled": rolled, "unrolled": 1.0, "torch eager": 2.0, "low rank": low}
-    rows = [{"arm": n, "seconds": s, "of_unrolled": s, "of_eager": s / 2} for n, s in names.items()]
+    rows = [{"arm": n, "seconds": s, "of_unrolled": s, "of_eager": s / 2, "cpu_seconds": [s]} for n, s in names.items()]
     return {"title": "D = 256", "batch": 1, "steps": 1, "rows": rows}
 
 
@@ -118,6 +118,7 @@ def test_every_cell_counts_for_latency() -> None:
     assert found["low rank at 0.45 × linear FLOPs, end to end"].met
     found = aims(latency=[good, bad])
     assert found["latency of `rolled`, of unrolled"].met is False
+    assert found["latency of `rolled`, of unrolled"].why.endswith("by one call of each arm")
     assert found["latency of `rolled`, of torch eager"].met is False
     assert found["low rank at 0.45 × linear FLOPs, end to end"].met is False
 
