@@ -93,7 +93,8 @@ def _site(report: SiteReport, trips: tuple[int, ...], sites: int) -> dict[str, A
 
 def _millionths(fidelity: float) -> int | None:
     """Rounded up, so that what is below the threshold is not shown above it."""
-    return None if math.isnan(fidelity) else math.ceil(1e6 * (1.0 - fidelity) - 1e-6)
+    lost = 1e6 * (1.0 - fidelity) - 1e-6
+    return math.ceil(lost) if math.isfinite(lost) else None
 
 
 def _did(step: Step | Stretch) -> str:

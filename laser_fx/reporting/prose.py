@@ -76,7 +76,8 @@ def deepest(nest: LoopNest) -> tuple[int, ...]:
 
 
 def _share_of_directions(report: Report) -> float | None:
-    shares = [site.rank_at[2] / site.site.features for site in report.sites if len(site.rank_at) > 2]
+    told = (site for site in report.sites if len(site.rank_at) > 2 and site.site.features)
+    shares = [site.rank_at[2] / site.site.features for site in told]
     return median(shares) if shares else None
 
 

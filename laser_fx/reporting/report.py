@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
-from laser_fx.errors import InputError
+from laser_fx.errors import InputError, OptionError
 from laser_fx.loops import LoopNest, NearMiss
 from laser_fx.memory.plan import Plan
 from laser_fx.options import Options
@@ -92,6 +92,10 @@ class Report:
         except TypeError as error:
             raise InputError(
                 "the dictionary is no report", where=str(error), fix="pass what to_dict returned"
+            ) from error
+        except OptionError as error:
+            raise InputError(
+                f"the dictionary is no report: {error.what}", where=error.where, fix="pass what to_dict returned"
             ) from error
         return report
 

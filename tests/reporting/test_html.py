@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from laser_fx.reporting import Report, SiteReport
 from laser_fx.reporting.embedded import packed, safe_json
 from laser_fx.reporting.groups import LIMIT, shown_sites
 from laser_fx.reporting.html import render
+from laser_fx.reporting.page_data import page_data
 from laser_fx.reporting.vendored import SCRIPTS, style
 from tests.reporting.conftest import full_report
 
@@ -248,3 +250,13 @@ def test_a_missing_template_engine_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(MissingDependencyError, match=r"laser-fx\[report\]"):
         Report("Tiny").to_html(tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fidelity", [math.inf, -math.inf, 1e308, math.nan])
+def test_a_page_is_made_of_numbers_that_nobody_measures(fidelity: float, report: Report) -> None:
+    first = report.sites[0]
+    steps = (replace(first.steps[0], fidelity=fidelity), *first.steps[1:])
+    odd = replace(first, site=replace(first.site, features=0), steps=steps)
+    changed = replace(report, sites=(odd,))
+    assert page_data(changed, shown_sites(changed.sites))["sites"][0]["lost"][0] is None
+    assert "</html>" in render(changed)

@@ -41,6 +41,7 @@ def test_everything_that_can_be_measured_survives_json() -> None:
         ({"trajectories": [{"loop": "l", "carry": "z", "steps": [{"change": -(10**400)}]}]}, "steps[0].change"),
         ({"picture": {"nodes": [{"label": "add"}]}}, "picture.nodes[0]"),
         ({"control": 3}, "control"),
+        ({"options": {"fidelity": 1.5}}, "fidelity is 1.5"),
     ],
 )
 def test_what_is_wrong_inside_a_report_is_named(broken: dict[str, object], where: str, report: Report) -> None:
