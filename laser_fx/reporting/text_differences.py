@@ -20,7 +20,6 @@ _WIDTH = 160
 _MOST_ROWS = 200
 _SIGNS = {"changed": ("~", "yellow"), "appeared": ("+", "green"), "vanished": ("-", "red")}
 _TITLES = {"saved_bytes": "saved for backward", "flops": "FLOPs", "onnx": "ONNX", "near_misses": "near-misses"}
-_BYTES = {"saved_bytes", "memory"}
 
 
 def print_differences(found: Sequence[Difference], file: TextIO) -> None:
@@ -69,16 +68,26 @@ def _values(section: str, row: Difference) -> Text:
 
 
 def _shown(section: str, what: str) -> Callable[[Any], str]:
+    if section == "control":  # a report in the report
+        section = what.partition(".")[0]
+
     def show(value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return _text(value)
-        if section in _BYTES or what == "bytes" or (section == "plan" and what in ("before", "after")):
+        if _is_bytes(section, what):
             return fmt.bytes_(value)
         if what.endswith("_share"):
             return fmt.percent(value)
         return fmt.count(value) if section == "flops" else f"{value:.6g}"
 
     return show
+
+
+def _is_bytes(section: str, what: str) -> bool:
+    if section == "memory":
+        return what.startswith("classes.")
+    last = what.rpartition(".")[2]
+    return section == "saved_bytes" or last == "bytes" or (section == "plan" and last in ("before", "after"))
 
 
 def _text(value: Any) -> str:

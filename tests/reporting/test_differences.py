@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -144,3 +145,24 @@ def test_thousands_of_differences_are_cut() -> None:
     text = printed(differences(replace(FULL, sites=()), replace(FULL, sites=many)))
     assert "and 800 more: --json has all" in text
     assert text.count("\n") == 202
+
+
+def test_every_number_is_shown_in_its_unit() -> None:
+    report = FULL
+    assert report.plan is not None
+    assert report.control is not None
+    arm = replace(report.memory[1], classes={**report.memory[1].classes, "linear": 2048}, time=0.5, gradient_error=0.25)
+    row = replace(report.plan.rows[0], before=3 * 2**20)
+    changed = replace(
+        report,
+        memory=(report.memory[0], arm, *report.memory[2:]),
+        plan=replace(report.plan, rows=(row, *report.plan.rows[1:])),
+        control=replace(report.control, flops=Flops(2_000_000_000, 0)),
+    )
+    lines = [" ".join(line.split()) for line in printed(differences(report, changed)).splitlines()]
+    shown = "\n".join(lines)
+    assert "→ 2.00 KiB" in shown
+    assert re.search(r"time [\d.]+ → 0\.5 ", shown)
+    assert re.search(r"gradient_error [\d.]+ → 0\.25", shown)
+    assert re.search(r"rows\[0\]\.before .* → 3\.00 MiB", shown)
+    assert re.search(r"flops\.total .* → 2\.00 G", shown)
