@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from laser_fx.calibration import Calibration, Objective, RankShare
 from laser_fx.calibrator import BasisKind, Target
 from laser_fx.calibrator import calibrate as search
-from laser_fx.call import flatten_call
+from laser_fx.call import Call, flatten_call
 from laser_fx.compiled import CompiledModel, compiled_copy, unchecked
 from laser_fx.errors import InputError, OptionError
 from laser_fx.loops import Site
@@ -72,13 +73,11 @@ def compile(
     ['up', 'down']
     """
     _check_model(model, "compile(model)")
-    if options is not None and not isinstance(options, Options):
-        raise OptionError(
-            f"options is a {type(options).__name__}", where="compile(options)", fix="pass laser_fx.Options"
-        )
+    _check_options(options, "compile(options)")
     compiled = CompiledModel(model, options or Options(), calibration)
     if example_inputs is not None or example_kwargs is not None:
         call = flatten_call(_as_tuple(example_inputs), example_kwargs or {}, compiled._argument_names())
+        _check_data(model, call)
         compiled.prepare(call, Mode(model.training, model.training, autocast_of(call)))
     return compiled
 
@@ -125,6 +124,7 @@ def inspect(
     (True, 4)
     """
     _check_model(model, "inspect(model)")
+    _check_options(options, "inspect(options)")
     chosen = options or Options()
     measures = chosen_measures(measure)
     exact = Options.exact(fidelity=chosen.fidelity, min_trip=chosen.min_trip, free_sizes=chosen.free_sizes)
@@ -232,6 +232,27 @@ def calibrate(
 def _check_model(model: object, where: str) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}", where=where, fix="pass a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        fix = "pass the module that it was made from"
+        raise InputError("the model is TorchScript, which torch.export does not take", where=where, fix=fix)
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            fix = "call the model once: that makes its lazy modules"
+            raise InputError(f"{name} is not made yet", where=where, fix=fix)
+
+
+def _check_options(options: object, where: str) -> None:
+    if options is not None and not isinstance(options, Options):
+        raise OptionError(f"options is a {type(options).__name__}", where=where, fix="pass laser_fx.Options")
+
+
+def _check_data(model: nn.Module, call: Call) -> None:
+    """What is measured, and looked through for NaN, has to have values."""
+    named = (*zip(call.names, call.tensors, strict=True), *model.named_parameters(), *model.named_buffers())
+    for name, tensor in named:
+        if tensor.is_meta:
+            fix = "pass tensors with values; a model is given memory by model.to_empty(device=…), and then its weights"
+            raise InputError(f"{name} is on the device meta and has no values", where=type(model).__name__, fix=fix)
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:

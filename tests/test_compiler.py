@@ -441,8 +441,24 @@ def test_a_model_without_loops_runs_as_it_is_with_a_warning() -> None:
 def test_what_is_no_module_or_no_options_is_refused() -> None:
     with pytest.raises(InputError, match="the model is a function"):
         laser_fx.compile(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="options is a dict"):
-        laser_fx.compile(looped(), options={"rank": 3})  # type: ignore[arg-type]
+    for use in (laser_fx.compile, laser_fx.inspect):
+        with pytest.raises(OptionError, match="options is a dict"):
+            use(looped(), (torch.ones(3, WIDTH),), options={"rank": 3})  # type: ignore[operator]
+    with pytest.raises(OptionError, match="measure is a NoneType"):
+        laser_fx.inspect(looped(), (torch.ones(3, WIDTH),), measure=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_without_values_or_without_python_is_refused() -> None:
+    x = torch.ones(3, WIDTH)
+    with pytest.raises(InputError, match=r"0\.weight is not made yet"):
+        laser_fx.compile(nn.Sequential(nn.LazyLinear(WIDTH)))
+    with pytest.raises(InputError, match="TorchScript"):
+        laser_fx.inspect(torch.jit.trace(looped(), x), x)
+    with pytest.raises(InputError, match="x is on the device meta"):
+        laser_fx.inspect(looped(), x.to("meta"))
+    with pytest.raises(InputError, match="rows is on the device meta"):
+        laser_fx.compile(looped().to("meta"), (x,))
 
 
 def test_writing_in_place_under_gradients_is_refused() -> None:

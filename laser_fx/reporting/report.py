@@ -86,6 +86,9 @@ class Report:
         Raises:
             InputError: the dictionary is no report, or one of another schema.
         """
+        if not isinstance(data, Mapping):
+            what = f"a report is made of a dictionary, not of a {type(data).__name__}"
+            raise InputError(what, where="Report.from_dict", fix="pass what to_dict returned")
         _check_schemas(data)
         try:
             report: Report = parsed(cls, _fields(data))

@@ -49,6 +49,11 @@ def test_what_is_wrong_inside_a_report_is_named(broken: dict[str, object], where
         Report.from_dict({**report.to_dict(), **broken})
 
 
+def test_a_report_is_made_of_a_dictionary() -> None:
+    with pytest.raises(InputError, match="not of a list"):
+        Report.from_dict([1])  # type: ignore[arg-type]
+
+
 def test_an_empty_report_survives_json() -> None:
     report = Report("Linear", options=Options.exact())
     assert through_json(report) == report

@@ -32,6 +32,9 @@ def chosen(measure: Measures | str) -> tuple[Measure, ...]:
     """
     if measure == "all":
         return MEASURES
+    if not isinstance(measure, Iterable):
+        fix = "pass names, () for nothing more, or 'all'"
+        raise OptionError(f"measure is a {type(measure).__name__}", where="measure", fix=fix)
     asked = (measure,) if isinstance(measure, str) else tuple(measure)
     if unknown := [name for name in asked if name not in MEASURES]:
         raise OptionError(
