@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from laser_fx.errors import ExportError, OptionError
 from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
+from laser_fx.export.counters import counts_steps, refuse_counted
 from laser_fx.export.early_exit import Halting, leave_early
 from laser_fx.export.hoist import hoist_invariants
 from laser_fx.export.metadata import PRODUCER, Depth, FileMetadata, package_version
@@ -63,7 +64,8 @@ def build(
     module = program.captured if form == "unrolled" else program.graph_module
     refuse_random(module)
     inputs = _inputs(program, module)
-    depths = _depths(module, taken=set(program.input_names)) if depth_inputs else ()
+    is_free = depth_inputs and counts_steps(program) is None
+    depths = _depths(module, taken=set(program.input_names)) if is_free else ()
     trips = {depth.loop: _optional_input(depth.input, np.array(depth.default, np.int64)) for depth in depths}
     stitcher = Stitcher(partial(translate, opset=opset), trips)
     nodes, results = stitcher.level(module, inputs.values)
@@ -91,6 +93,7 @@ def build(
     hoist_invariants(model.graph)
     metadata = _without_removed_loops(metadata, model)
     if halt is not None:
+        refuse_counted(program)
         metadata = leave_early(graph, module, metadata, halt)
     if form == "functions":
         call_bodies(model)

@@ -14,6 +14,7 @@ from laser_fx.errors import ExportError, OptionError
 from laser_fx.export import functions
 from laser_fx.export.bodies import call_bodies
 from laser_fx.export.build import build
+from laser_fx.export.counters import refuse_counted
 from laser_fx.export.early_exit import Halting, free_name, halting_value
 from laser_fx.export.exact_step import exact_graphs
 from laser_fx.export.held_functions import held_functions
@@ -70,6 +71,8 @@ def build_step(
         OptionError: states or a halting output that the program has not.
     """
     _refuse_tracked(program, state, halt)
+    if halt is not None:
+        refuse_counted(program)
     model, metadata = build(program, "rolled", depth_inputs=depth_inputs and state is None, opset=opset)
     signature = tuple(_signature(value) for value in model.graph.inputs if value.name in metadata.inputs)
     if state is None:
