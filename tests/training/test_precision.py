@@ -115,7 +115,7 @@ def test_compressed_sites_compute_as_autocast_asks() -> None:
     """The forward is eager's bitwise; before, a site that autocast should have cast stayed in float32."""
     for task in (CONTRACTIVE, TRM):
         made = compiled_task(task, "laser")
-        batch = task.batch(4)
+        batch = task.batch(16)  # of fewer rows a bfloat16 activation is smaller than a float32 basis
         with torch.autocast("cpu", torch.bfloat16):
             loss, expected = task.loss(made, made, batch), task.loss(made._model, made, batch)
         assert made.program.mode.autocast is torch.bfloat16
