@@ -26,7 +26,8 @@ def counts_steps(program: Exportable) -> str | None:
     calls = [(node, loop) for node in graph.nodes if (loop := loop_of(node)) is not None]
     if len(calls) != 1:
         return None
-    (call, loop), targets = calls[0], set(_targets(calls[0][1].body))
+    call, loop = calls[0]
+    targets = set(_targets(loop.body))
     names = {node.name for node in graph.nodes}
     order = [node for node in program.captured.graph.nodes if node.op == "call_function"]
     places = {node.name: place for place, node in enumerate(order)}

@@ -192,17 +192,11 @@ class OnnxModel:
             OptionError: a depth, a fidelity or a logit out of its range.
             NonFiniteError: NaN in an input that lies on the CPU; looking at one on the GPU would stop it.
         """
-        return self._answered(self._matched(inputs, named), depth, fidelity, halt)
+        return self._answered(self._matched(inputs, named), depth=depth, fidelity=fidelity, halt=halt)
 
-    def _answered(
-        self,
-        values: Mapping[str, Any],
-        depth: int | Mapping[str, int] | None,
-        fidelity: float | None,
-        halt: bool | float | None,
-    ) -> dict[str, Any]:
+    def _answered(self, values: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
         session, graphs = self._opened()
-        results = self._run(session, graphs, self._feed(values, depth, fidelity, halt))
+        results = self._run(session, graphs, self._feed(values, **settings))
         count = len(self.metadata.outputs)
         self._last.stats = {key: a for (key, _), a in zip(self.metadata.records, results[count:], strict=False)}
         self._last.steps_taken = self._steps(session) if self.metadata.halt is None else results[-1]

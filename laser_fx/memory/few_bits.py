@@ -29,7 +29,23 @@ _CHUNK_ELSEWHERE = 1 << 24
 
 
 @dataclass(frozen=True)
-class Int8:
+class _Grouped:
+    """What both codecs are told: how many elements share a scale."""
+
+    group: int = 32
+
+    def __post_init__(self) -> None:
+        if self.group < 1:
+            raise OptionError(f"group is {self.group!r}", where="codec", fix="choose a whole number of at least 1")
+
+    @property
+    def cost_key(self) -> tuple[object, ...]:
+        """See `laser_fx.memory.codecs.Codec`."""
+        return type(self), self.group
+
+
+@dataclass(frozen=True)
+class Int8(_Grouped):
     """Whole numbers from -127 to 127, and a scale for each group of numbers that lie side by side in memory.
 
     Of each number the error is at most 1/127 of the largest one in its group, and half of that except next to the
@@ -50,20 +66,10 @@ class Int8:
     0.265625
     """
 
-    group: int = 32
-
-    def __post_init__(self) -> None:
-        _check_group(self.group)
-
     @property
     def name(self) -> str:
         """What a plan calls it."""
         return "int8"
-
-    @property
-    def cost_key(self) -> tuple[object, ...]:
-        """See `laser_fx.memory.codecs.Codec`."""
-        return self.name, self.group
 
     def encode(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and scales of a value of any shape and strides."""
@@ -91,7 +97,7 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Int4:
+class Int4(_Grouped):
     """Whole numbers from -7 to 7, two in a byte, and a scale for each group, as in `Int8`.
 
     Of each number the error is at most 1/7 of the largest one in its group, and half of that except next to the
@@ -112,20 +118,10 @@ class Int4:
     0.140625
     """
 
-    group: int = 32
-
-    def __post_init__(self) -> None:
-        _check_group(self.group)
-
     @property
     def name(self) -> str:
         """What a plan calls it."""
         return "int4"
-
-    @property
-    def cost_key(self) -> tuple[object, ...]:
-        """See `laser_fx.memory.codecs.Codec`."""
-        return self.name, self.group
 
     def encode(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Packed codes and scales of a value of any shape and strides."""
@@ -179,11 +175,6 @@ class _Span(NamedTuple):
     numbers: slice
     groups: slice
     width: int
-
-
-def _check_group(group: int) -> None:
-    if group < 1:
-        raise OptionError(f"group is {group!r}", where="codec", fix="choose a whole number of at least 1")
 
 
 def _groups(count: int, group: int) -> int:
