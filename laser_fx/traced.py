@@ -20,6 +20,7 @@ from laser_fx.cut_structured import refuse_shared_writes
 from laser_fx.errors import CaptureError, InputError, LaserError
 from laser_fx.events import untold
 from laser_fx.nodes import is_mutating
+from laser_fx.sentences import first_line
 from laser_fx.structured import tracing_once
 from laser_fx.unseen import refuse_unseen_gradients, unassigned
 
@@ -141,12 +142,12 @@ def _refusal(flat: Flat, call: Call, grad_enabled: bool, error: Exception) -> Ca
             Flat(copy.deepcopy(flat.model), call)(*call.tensors)
     except Exception as eager:
         return InputError(
-            f"the model fails on these inputs: {_first_line(eager)}",
+            f"the model fails on these inputs: {first_line(eager)}",
             where=_line_of_model(eager) or where,
             fix="pass inputs that the model's forward accepts",
         )
     return CaptureError(
-        f"torch.export cannot trace the model as one graph: {_first_line(error)}",
+        f"torch.export cannot trace the model as one graph: {first_line(error)}",
         where=where,
         fix="remove the branch or the Python value that depends on tensor data (torch.where instead of if), or compile"
         " the part of the model that has none",
@@ -157,11 +158,6 @@ def _capture_error_behind(error: BaseException | None) -> CaptureError | None:
     while error is not None and not isinstance(error, CaptureError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 def _line_of_model(error: BaseException) -> str | None:

@@ -26,6 +26,7 @@ FLOORS = (
         "subspace",
         "readable",
         "rolled",
+        "sentences",
         "swaps",
     },
     {

@@ -22,6 +22,7 @@ from laser_fx.options import Options
 from laser_fx.progress import each, stage
 from laser_fx.reporting import environment
 from laser_fx.reporting.instruments.modes import evaluating
+from laser_fx.sentences import first_line
 
 __all__ = ["bench"]
 
@@ -110,8 +111,7 @@ def _ready(subject: Subject, names: Sequence[str]) -> tuple[list[_Lane], list[Ar
             if name == "eager":
                 what = f"the model fails on the inputs: {type(error).__name__}: {error}"
                 raise InputError(what, where=type(subject.model).__name__, fix="pass inputs that fit it") from error
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            failed.append(replace(result, failed=f"{type(error).__name__}: {line}"[:200]))
+            failed.append(replace(result, failed=f"{type(error).__name__}: {first_line(error)}"[:200]))
     return lanes, failed
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from laser_fx.call import Call
 from laser_fx.errors import InputError
+from laser_fx.sentences import first_line
 
 __all__ = ["copied", "copied_inputs"]
 
@@ -26,9 +27,10 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever the model's own parts raise
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         fix = "hold tensors with a history nowhere in the model (detach them, or compute them in forward)"
-        raise InputError(f"the model cannot be copied: {why}", where=type(model).__name__, fix=fix) from error
+        raise InputError(
+            f"the model cannot be copied: {first_line(error)}", where=type(model).__name__, fix=fix
+        ) from error
 
 
 def copied_inputs(call: Call) -> tuple[Tensor, ...]:

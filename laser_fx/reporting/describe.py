@@ -33,6 +33,7 @@ from laser_fx.reporting.instruments.onnx_sizes import Export
 from laser_fx.reporting.instruments.trained import trained_as
 from laser_fx.reporting.parts import ENERGIES, Flops, GraphSize, SavedBytes, SiteReport
 from laser_fx.reporting.report import Report
+from laser_fx.sentences import first_line
 
 __all__ = ["describe_program"]
 
@@ -158,8 +159,7 @@ def _saved(program: Program, compile_copy: Compile) -> tuple[SavedBytes | None, 
         try:
             eager = _count(model, call)
         except Exception as error:  # whatever the model's own code raises
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return None, None, f"what training saves is not measured, training fails: {why}"
+            return None, None, f"what training saves is not measured, training fails: {first_line(error)}"
         compiled = compile_copy(model, options).train()
         try:
             saved = _saved_by_laser(compiled, call, eager)

@@ -19,6 +19,7 @@ from laser_fx.reporting.instruments.spectrum import rounded
 from laser_fx.reporting.instruments.watch import Runner, Watcher, sampled, watch
 from laser_fx.reporting.measured import JacobianStep, LoopDynamics
 from laser_fx.rolled import RolledLoop
+from laser_fx.sentences import first_line
 
 __all__ = ["measure_dynamics"]
 
@@ -28,6 +29,8 @@ _EIGENVALUES = 6
 _LARGEST = 5_000_000
 """Numbers in a state at which the vectors that are held take a gigabyte."""
 _SEED = 0
+_SHOWN = 200
+"""Letters of what went wrong in a step."""
 
 
 def measure_dynamics(program: Program, steps: int = _STEPS) -> tuple[LoopDynamics, ...]:
@@ -79,7 +82,7 @@ class _Dynamics(Watcher):
         try:
             self.found[name].append(_measured(step, jacobian))
         except (RuntimeError, NotImplementedError, ArithmeticError) as error:
-            self.why_not[name] = f"step {step} cannot be differentiated: {_first_line(error)}"
+            self.why_not[name] = f"step {step} cannot be differentiated: {first_line(error)[:_SHOWN]}"
 
     def result(self, name: str) -> LoopDynamics:
         """What was found of a loop, and why there is not more."""
@@ -126,8 +129,3 @@ def _finite(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return result
 
     return checked
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -23,6 +23,7 @@ from laser_fx.reporting.instruments.progress import told
 from laser_fx.reporting.instruments.spectrum import rounded
 from laser_fx.reporting.instruments.trained import trained_as
 from laser_fx.reporting.measured import MemoryArm
+from laser_fx.sentences import first_line
 
 __all__ = ["MeasuredMemory", "measure_memory"]
 
@@ -66,7 +67,7 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
         try:
             seconds = _time(model, call)
         except Exception as error:  # whatever the model's own code raises
-            return MeasuredMemory(warnings=(f"memory is not measured, training fails: {_first_line(error)}",))
+            return MeasuredMemory(warnings=(f"memory is not measured, training fails: {first_line(error)}",))
         arms, plan, warnings = [MemoryArm("eager", _saved(model, call, ()), 1.0)], None, []
         for number, (name, chosen) in enumerate(options.items(), 1):
             told("memory", number, len(options) + 1)
@@ -78,10 +79,6 @@ def measure_memory(program: Program, compile_copy: Compile) -> MeasuredMemory:
             arms.append(arm)
             plan = found if chosen == program.options else plan
     return MeasuredMemory(tuple(arms), plan, tuple(warnings))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _options(given: Options) -> dict[str, Options]:
